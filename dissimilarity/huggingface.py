@@ -124,8 +124,10 @@ class DissimilarityCallback(TrainerCallback):
     ) -> None:
         """Measure step 0, or the step that a training resumes from if it has no tick yet."""
         step, tracker = state.global_step, self._tracker
-        if step == self._start and step != tracker.last_tick and tracker.is_due(step, state.max_steps):
-            self._tick(args, state, control, _training(args, state, model))
+        if step == self._start:
+            if step != tracker.last_tick and tracker.is_due(step, state.max_steps):
+                self._tick(args, state, control, _training(args, state, model))
+            self._store_state(state)  # which may differ from that of the checkpoint
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: nn.Module, **kwargs: Any
@@ -166,7 +168,7 @@ class DissimilarityCallback(TrainerCallback):
         """Save what a resumed training needs, whatever makes the Trainer save a checkpoint before the next tick."""
         names = [path.name.removeprefix("checkpoint-") for path in Path(str(args.output_dir)).glob("checkpoint-*")]
         steps = {self._start, *(int(name) for name in names if name.isdecimal())}
-        saved = gathered({step for step in steps if step <= training.step}, training.sync)[0]
+        saved = gathered({step for step in steps if 0 < step <= training.step}, training.sync)[0]
         self._tracker.keep_states(training, saved)
 
     def _store_state(self, state: TrainerState) -> None:

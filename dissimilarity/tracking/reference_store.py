@@ -78,7 +78,10 @@ class ReferenceStore:
         """Delete the files of states at steps that are not needed any more."""
         for file in self.folder.glob(f"previous-*-{training.rank:03d}.safetensors"):
             if not is_needed(_step_of(file)):
-                file.unlink()
+                try:
+                    file.unlink()
+                except OSError as error:
+                    log.warning("could not delete %s: %s", file, error)
 
     def read_frozen(
         self, training: TrainingState, label: str, number: int, model: nn.Module, sites: list[str]

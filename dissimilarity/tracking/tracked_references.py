@@ -1,7 +1,7 @@
 """The references of a tracker while it tracks: their activations, or why there are none."""
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -57,6 +57,7 @@ class TrackedReferences:
         self.faults: dict[str, str] = {}
         self.marks: dict[str, dict[str, list[float]]] = {}
         self._saved_steps: set[int] = set()
+        self._held: dict[int, set[int]] = {}
         self._frozen: dict[str, ModelActivations] = {}
         self._frozen_sites: dict[str, list[str]] = {}
 
@@ -108,22 +109,29 @@ class TrackedReferences:
         self.states.clear()
         self.lost.clear()
         self._saved_steps.clear()
+        self._held.clear()
 
     def forget_after(self, step: int) -> None:
         """Forget states that are later than the model."""
         self.states = {state: acts for state, acts in self.states.items() if state <= step}
         self.lost = {state for state in self.lost if state <= step}
         self._saved_steps = {state for state in self._saved_steps if state <= step}
+        self._held = {held: states for held, states in self._held.items() if held <= step}
 
     def state_dict(self) -> dict[str, Any]:
         """Return the steps of earlier states, of those that are lost, and the marks of frozen references."""
-        return {"states": sorted({*self.states, *self._saved_steps}), "lost": sorted(self.lost), "frozen": self.marks}
+        states, held = (
+            sorted({*self.states, *self._saved_steps}),
+            [[step, sorted(at)] for step, at in self._held.items()],
+        )
+        return {"states": states, "held": held, "lost": sorted(self.lost), "frozen": self.marks}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from the state in a checkpoint."""
         self.states.clear()
         self._saved_steps, self.lost = set(state["states"]), set(state.get("lost", ()))
         self.marks = state.get("frozen", {})
+        self._held = {step: set(states) for step, states in state.get("held", ())}
 
     def recall(self, training: TrainingState, first: int, thinned: Thinned | None) -> list[str]:
         """Read the earlier states of the model that a continued training needs; return why those compared cannot be.
@@ -191,6 +199,21 @@ class TrackedReferences:
         needed = self._always | ({0} if step < self.every else set())
         self.states = {state: acts for state, acts in self.states.items() if state in needed or state >= first}
         self.lost = {state for state in self.lost if state in needed or state >= first}
+        self._held[step] = set(self.states)
+
+    def is_needed(self, state: int, checkpoint: int) -> bool:
+        """Return whether a state was in memory at a checkpoint, before or after a tick there, as far as is known."""
+        held = [self._held.get(step) for step in self._held_at(checkpoint)]
+        return state <= checkpoint and any(states is None or state in states for states in held)
+
+    def keep_held(self, checkpoints: Collection[int]) -> None:
+        """Forget which states were in memory, but at some checkpoints and at one that is not known yet."""
+        needed = {step for checkpoint in checkpoints for step in self._held_at(checkpoint)} | {*sorted(self._held)[-3:]}
+        self._held = {step: states for step, states in self._held.items() if step in needed}
+
+    def _held_at(self, checkpoint: int) -> list[int]:
+        """Return the last steps before and up to a checkpoint after which it is known what was in memory, or -1."""
+        return [max((step for step in self._held if step <= last), default=-1) for last in (checkpoint - 1, checkpoint)]
 
     def labels(self, training: TrainingState) -> list[str]:
         """Return the labels of the references of a tick: at step 0, there is no ``previous``."""

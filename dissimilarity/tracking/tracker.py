@@ -219,7 +219,7 @@ class Tracker(Ticker):
             self.last_tick = self._last_scheduled
             self.alert_rules.load_state_dict(self._rule_states)
         self.alerts, self._begun = (), step
-        self._checkpoints.clear()
+        self._checkpoints = {saved for saved in {*self._checkpoints, step} if 0 < saved <= step}
         self.budget.begin(step)
         self.schedule.begin(training)
         if training.is_first:
@@ -308,22 +308,22 @@ class Tracker(Ticker):
     def before_checkpoint(self, training: TrainingState) -> None:
         """Save what ``previous`` will refer to, and delete what no checkpoint needs any more."""
         self._checkpoints.add(training.step)
-        if len(self._checkpoints) < CHECKPOINTS:  # those from before a continuation are unknown
+        if len(self._checkpoints) < CHECKPOINTS:  # others may be unknown
             self.store.save_states(training, self.references.states)
         else:
             self.keep_states(training, self._checkpoints)
 
     def keep_states(self, training: TrainingState, checkpoints: Collection[int]) -> None:
-        """Save what ``previous`` will refer to, and delete what the last of these checkpoints do not need.
+        """Save what ``previous`` will refer to, and delete what the last of these checkpoints do not need."""
+        references, last = self.references, sorted(checkpoints)[-CHECKPOINTS:]
 
-        A continuation from one needs states of the ``every`` steps before it.
-        """
-        states, last = self.references.states, sorted(checkpoints)[-CHECKPOINTS:]
+        def is_needed(step: int) -> bool:
+            return step in references.states or any(references.is_needed(step, saved) for saved in last)
+
         with self.budget.charged():
-            self.store.save_states(training, states)
-            self.store.delete_states(
-                training, lambda step: step in states or any(0 <= saved - step <= self.every for saved in last)
-            )
+            self.store.save_states(training, references.states)
+            self.store.delete_states(training, is_needed)
+            references.keep_held(last)
 
     def publish(self) -> tuple[list[Path], list[dict[str, Any]]]:
         """Fold the table, draw the figures, and return their files and all records."""
@@ -354,7 +354,7 @@ class Tracker(Ticker):
         state |= {"scheduled": self._last_scheduled, "complete": self._is_complete}
         state |= {"matched": strict_json.dumps(self._of_matched)}  # a Trainer writes JSON, which has no NaN
         state |= {"probe": self.reader.fingerprint, **self.references.state_dict()}
-        state |= {"alert_rules": self._rule_states}
+        state |= {"alert_rules": self._rule_states, "checkpoints": sorted(self._checkpoints)[-CHECKPOINTS:]}
         return state | {"training": self.store.owner.number, "waiting": self.tables.state_dict()}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
@@ -366,6 +366,7 @@ class Tracker(Ticker):
         self._is_complete = state_dict.get("complete", True)
         self._of_matched = strict_json.loads(state_dict.get("matched", "[]"))
         self.store.owner.number = state_dict["training"]
+        self._checkpoints = set(state_dict.get("checkpoints", ()))
         if state_dict["probe"] != self.reader.fingerprint:
             self.references.marks = {}
             log.warning(

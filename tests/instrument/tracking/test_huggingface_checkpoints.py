@@ -91,19 +91,55 @@ def test_a_trainer_that_is_killed_while_it_saves(
     assert curves(tmp_path) == curves(tmp_path / "whole")
 
 
+class Stopped(transformers.TrainerCallback):
+    """A callback that ends a training after a step, with the Trainer or without."""
+
+    def __init__(self, step: int, is_killed: bool = False) -> None:
+        self.step, self.is_killed = step, is_killed
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step == self.step and self.is_killed:
+            raise KeyboardInterrupt
+        control.should_training_stop = state.global_step == self.step
+
+
 def test_a_training_that_goes_on_after_it_stopped_at_a_tick_has_that_tick_as_it_was(tmp_path: Path) -> None:
     """Its checkpoint is of before its end, which compared all pairs of sites."""
 
-    class Stopping(transformers.TrainerCallback):
-        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            control.should_training_stop = state.global_step == 3
-
     arguments = {"save_steps": 1}
-    train(adapted(), tmp_path, arguments=arguments, more=[Stopping()])
+    train(adapted(), tmp_path, arguments=arguments, more=[Stopped(3)])
     assert (3, "init", "blocks.0.resid_post", "blocks.1.resid_post") in curves(tmp_path)
     train(adapted(), tmp_path, arguments=arguments, resume=True)
     train(adapted(), tmp_path / "whole", arguments=arguments)
     assert curves(tmp_path) == curves(tmp_path / "whole")
+
+
+def test_a_checkpoint_before_the_first_tick_of_a_continuation_has_its_own_state(tmp_path: Path) -> None:
+    """The state of the checkpoint before is that of an end between two ticks."""
+    choices: dict[str, Any] = {"every": 4, "heatmap_every": 9}
+    constant = {"lr_scheduler_type": "constant"}
+    epochs = {"save_strategy": "epoch", **constant}  # of 10 steps
+    train(adapted(), tmp_path, steps=9, arguments={"save_steps": 9, **constant}, **choices)
+    with pytest.raises(KeyboardInterrupt):
+        train(adapted(), tmp_path, steps=16, resume=True, arguments=epochs, more=[Stopped(11, True)], **choices)
+    train(adapted(), tmp_path, steps=16, resume=tmp_path / "checkpoint-10", arguments=epochs, **choices)
+    train(adapted(), tmp_path / "whole", steps=16, arguments=epochs, **choices)
+    assert curves(tmp_path) == curves(tmp_path / "whole")
+
+
+def test_a_file_that_cannot_be_deleted_ends_no_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    unlink = Path.unlink
+
+    def refused(path: Path, missing_ok: bool = False) -> None:
+        if path.name.startswith("previous-"):
+            raise OSError("read-only file system")
+        unlink(path, missing_ok)
+
+    monkeypatch.setattr(Path, "unlink", refused)
+    train(adapted(), tmp_path, arguments={"save_strategy": "no"}, references=["init", "previous"])
+    assert "could not delete" in caplog.text
 
 
 def rows_by_tick(folder: Path) -> dict[tuple[int, str], tuple[int, bool]]:
@@ -159,14 +195,9 @@ def test_evaluations_after_the_best_one_leave_its_checkpoint_what_it_needs(
     """Each evaluation may be the best, and what it would have needed is saved before that is known."""
     best = best_at(5, monkeypatch)
 
-    class Killed(transformers.TrainerCallback):
-        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            if state.global_step == 11:
-                raise KeyboardInterrupt
-
     changes = {"steps": 14, "references": ["init", "previous"], "every": 8}
     with pytest.raises(KeyboardInterrupt):
-        train(adapted(), tmp_path, arguments=best, more=[Killed()], **changes)
+        train(adapted(), tmp_path, arguments=best, more=[Stopped(11, True)], **changes)
     newest = max(tmp_path.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
     train(adapted(), tmp_path, resume=newest, arguments=best, **changes)
     train(adapted(), tmp_path / "whole", arguments=best, **changes)

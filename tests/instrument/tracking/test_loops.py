@@ -81,6 +81,38 @@ def test_a_loop_continues_as_if_it_had_never_stopped(step: int, whole: Path, tmp
     assert curves_of(tmp_path) == curves_of(whole)
 
 
+def test_an_end_soon_after_an_old_checkpoint_compares_what_was_in_memory_there(tmp_path: Path) -> None:
+    """Of the dense start, which no planned tick compares any more."""
+    folders, states = [tmp_path / "whole", tmp_path / "cut"], []
+    for folder, stop in zip(folders, (15, 31), strict=True):
+        tracker, model = tracker_in(folder), net()
+        for step in range(stop):
+            tracker.follow(model, step, 60)
+            states += [saved(tracker, model)] if folder == folders[1] and step in (15, 22, 29) else []
+            update(model, step)
+        if folder == folders[0]:
+            tracker.follow(model, 15, 60)
+            tracker.follow(model, 15, 15)
+    tracker, model = continued(folders[1], states[0])
+    tracker.follow(model, 15, 60)
+    tracker.follow(model, 15, 15)
+    curves = curves_of(folders[1])
+    assert curves == curves_of(folders[0]) and math.isfinite(curves["previous", 15][1])
+
+
+@pytest.mark.parametrize("saves", [1, 2])
+def test_states_of_many_continuations_do_not_pile_up(saves: int, tmp_path: Path) -> None:
+    tracker, model = tracker_in(tmp_path, every=4), net()
+    for step in range(61):
+        tracker.follow(model, step, 200)
+        if step and step % 6 < saves:
+            checkpoint = saved(tracker, model)
+        if step % 6 == saves:
+            tracker, model = continued(tmp_path, checkpoint, every=4) if step > saves else (tracker, model)
+        update(model, step)
+    assert len(list((tmp_path / "references").glob("previous-*"))) <= 5
+
+
 @pytest.mark.parametrize("end", ["stopped", "stopped after it was saved", "planned"])
 def test_a_loop_that_goes_on_after_an_end_at_a_tick_has_that_tick_as_it_was(end: str, tmp_path: Path) -> None:
     """Its end compared all pairs of sites, and one that was never interrupted does not, there."""
