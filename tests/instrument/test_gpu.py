@@ -222,7 +222,11 @@ def test_a_loop_has_the_curves_of_the_processor(device: str, tmp_path: Path) -> 
     for key, numbers in expected.items():
         if key[2] == 0:  # from float32 samples, an angle near zero is accurate to 4e-4
             assert found.pop(key)[0] == pytest.approx(numbers[0], abs=4e-4)
-    same_curves(found, {key: numbers for key, numbers in expected.items() if key[2]}, 1e-4)
+    later = {key: numbers for key, numbers in expected.items() if key[2]}
+    same_curves(found, later, 1e-4, columns=1)
+    # Neighbors that are equally far up to rounding change places between sequences, which shows in the errors.
+    of_sums = {key: numbers for key, numbers in later.items() if not key[1].startswith("mutual_knn")}
+    same_curves({key: found[key] for key in of_sums}, of_sums, 1e-4)
 
 
 def test_a_loop_continues_to_the_last_bit(device: str, tmp_path: Path) -> None:
