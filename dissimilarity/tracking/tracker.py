@@ -310,12 +310,20 @@ class Tracker(Ticker):
         self._checkpoints.add(training.step)
         if len(self._checkpoints) < CHECKPOINTS:  # others may be unknown
             self.store.save_states(training, self.references.states)
+            self.references.keep_held(self._checkpoints)
         else:
             self.keep_states(training, self._checkpoints)
 
     def keep_states(self, training: TrainingState, checkpoints: Collection[int]) -> None:
-        """Save what ``previous`` will refer to, and delete what the last of these checkpoints do not need."""
-        references, last = self.references, sorted(checkpoints)[-CHECKPOINTS:]
+        """Save what ``previous`` will refer to, and delete what the last checkpoints do not need.
+
+        Args:
+            training: state of the training.
+            checkpoints: steps of the checkpoints that are there; others may be elsewhere.
+        """
+        self._checkpoints.update(checkpoints)
+        last = {step for steps in (checkpoints, self._checkpoints) for step in sorted(steps)[-CHECKPOINTS:]}
+        references = self.references
 
         def is_needed(step: int) -> bool:
             return step in references.states or any(references.is_needed(step, saved) for saved in last)
