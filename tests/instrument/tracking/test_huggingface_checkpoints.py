@@ -130,10 +130,12 @@ def test_a_checkpoint_before_the_first_tick_of_a_continuation_has_its_own_state(
 def test_checkpoints_of_another_output_folder_keep_what_they_need(tmp_path: Path) -> None:
     choices: dict[str, Any] = {"steps": 14, "references": ["init", "previous"], "every": 4}
     choices |= {"arguments": {"save_steps": 3}, "folder": tmp_path / "dissimilarity"}
-    for output, start, end in (("first", None, 11), ("second", tmp_path / "first" / "checkpoint-9", 10)):
-        with pytest.raises(KeyboardInterrupt):
-            train(adapted(), tmp_path / output, resume=start, more=[Stopped(end, True)], **choices)
-    train(adapted(), tmp_path / "third", resume=tmp_path / "first" / "checkpoint-6", **choices)
+    first = tmp_path / "first"
+    with pytest.raises(KeyboardInterrupt):
+        train(adapted(), first, more=[Stopped(11, True)], **choices)
+    with pytest.raises(KeyboardInterrupt):
+        train(adapted(), tmp_path / "second", resume=first / "checkpoint-9", more=[Stopped(10, True)], **choices)
+    train(adapted(), tmp_path / "third", resume=first / "checkpoint-6", **choices)
     train(adapted(), tmp_path / "whole", **choices | {"folder": None})
     assert curves(tmp_path) == curves(tmp_path / "whole")
 
