@@ -136,7 +136,8 @@ def test_checkpoints_of_another_output_folder_keep_what_they_need(tmp_path: Path
     with pytest.raises(KeyboardInterrupt):
         train(adapted(), tmp_path / "second", resume=first / "checkpoint-9", more=[Stopped(10, True)], **choices)
     train(adapted(), tmp_path / "third", resume=first / "checkpoint-6", **choices)
-    train(adapted(), tmp_path / "whole", **choices | {"folder": None})
+    choices["folder"] = None
+    train(adapted(), tmp_path / "whole", **choices)
     assert curves(tmp_path) == curves(tmp_path / "whole")
 
 
