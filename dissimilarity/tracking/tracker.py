@@ -229,12 +229,13 @@ class Tracker(Ticker):
             if training.is_first:
                 self.tables.begin(step if is_part else step - 1)
                 self.store.begin(step)
-            # a training that ended here compared all pairs, and one that goes on does not
-            if step == self.last_tick != training.last_step and self._of_matched:
+            # a training that ended here compared all pairs, and one that goes on does not; checkpoints of the
+            # application after its end know the rows that the tables have
+            is_known = self._is_complete and self.store.checkpoints.exists()
+            if step == self.last_tick != training.last_step and self._of_matched and not is_known:
                 self._is_complete = False
                 if training.is_first:
-                    self.tables.drop(step)
-                    self.tables.add(self._of_matched)
+                    self.tables.replace(step, self._of_matched)
             self.store.owner.number = gathered(self.store.owner.number, training.sync)[0]
             self._fix_positions(training)
             self.references.read_frozen(training)
