@@ -63,9 +63,9 @@ class Job(NamedTuple):
 
 def estimates(jobs: Sequence[Job], x: Side, y: Side, again: ReadAgain) -> list[Estimated | Exception]:
     """Return the values of each job and the influences of units on them, or the error that prevented them."""
-    _read_self_terms([job for job in jobs if job.x is x], x, 0, again.x)
-    for null_x in {id(job.x): job.x for job in jobs if job.x is not x}.values():
-        _read_self_terms([job for job in jobs if job.x is null_x], null_x, 0, again.null_x)
+    for side in {id(job.x): job.x for job in jobs}.values():
+        chunks = again.x if side is x else again.null_x
+        _read_self_terms([job for job in jobs if job.x is side], side, 0, chunks)
     _read_self_terms(jobs, y, 1, again.y)
     results: list[Estimated | Exception] = []
     sequences = len(x.lengths.units)

@@ -137,13 +137,14 @@ def add_circled(null: Cross, x: ModelActivations, y: ModelActivations, place: In
         y: activations of the second model, on this process's share of the probe set.
         place: the place of each sequence in the circle.
     """
-    side = x.plan.side(x.sites, x.side.sync)
+    side = x.null_side or x.plan.side(x.sites, x.side.sync)
+    sites = [site for site, _ in null.pairs] if side.closed else x.sites
     with together(x.side.sync):
-        for first, second in zip(circled(x, y.at(), place, x.sites), y.at(), strict=True):
+        for first, second in zip(circled(x, y.at(), place, sites), y.at(), strict=True):
             null.add(first, second)
-            if x.null_side is None:
+            if not side.closed:
                 side.add_chunk(first)
-    x.null_side = x.null_side or side.close()
+    x.null_side = side if side.closed else side.close()
     return x.null_side
 
 
