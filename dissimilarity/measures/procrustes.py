@@ -19,8 +19,8 @@ Kind = Literal["angular", "squared"]
 CROSSFIT_MINIMUM = 4
 """Smallest number of samples whose halves have a variance."""
 
-ROUNDING = 1e-9
-"""Largest relative error for which the nuclear norm is taken from the eigenvalues of a square."""
+ROUNDING = 1e-6
+"""Largest error of an angle, in radians, for which the nuclear norm is taken from the eigenvalues of a square."""
 
 
 def procrustes(
@@ -72,7 +72,8 @@ def procrustes_cosine(m: Moments) -> Float[Tensor, "*pairs"]:
     xy, (xx, yy) = centered_cross(m), centered_squares(m)
     # In float64: with a few dominant dimensions float32 singular values alone would put equal sides 1e-3 apart.
     from_float32 = bool((torch.minimum(m["eps_x"], m["eps_y"]) > 1e-12 * m["n"]).all())
-    return (_nuclear_norm_from_float32 if from_float32 else _nuclear_norm)(xy) / (xx * yy).sqrt()
+    norms = (xx * yy).sqrt()
+    return _cosine_from_float32(xy, norms) if from_float32 else _cosine(xy, norms)
 
 
 def _best_rotation(m: Moments) -> Float[Tensor, "*pairs p q"]:
@@ -147,31 +148,32 @@ class Procrustes(FittedMeasure):
         return procrustes_from_moments(m, self.kind, self.crossfit)
 
 
-def _nuclear_norm(xy: Float[Tensor, "*pairs p q"]) -> Float[Tensor, "*pairs"]:
-    return torch.linalg.svdvals(xy).sum(-1)
+def _cosine(xy: Float[Tensor, "*pairs p q"], norms: Float[Tensor, "*pairs"]) -> Float[Tensor, "*pairs"]:
+    return torch.linalg.svdvals(xy).sum(-1) / norms
 
 
-def _nuclear_norm_from_float32(xy: Float[Tensor, "*pairs p q"]) -> Float[Tensor, "*pairs"]:
-    """Return the nuclear norm of a product of float32 samples, twice as fast where that is precise.
+def _cosine_from_float32(xy: Float[Tensor, "*pairs p q"], norms: Float[Tensor, "*pairs"]) -> Float[Tensor, "*pairs"]:
+    """Return the cosine of float32 samples, twice as fast where that is precise.
 
-    It comes from the eigenvalues of the smaller square. Rounding moves these by 1e-15 of the largest one, l, so a
-    singular value s by about 1e-15 l / s. If these errors add up to more than ``ROUNDING``, because a few dimensions
-    dominate or many have little variance, it comes from the singular values of the product itself. The derivative is
-    the polar factor U V'.
+    The nuclear norm comes from the eigenvalues of the smaller square. Rounding moves these by e = 1e-15 of the largest
+    one, so a singular value s by about e / s, and by no more than sqrt e. If these errors add up to more than
+    ``ROUNDING`` in the angle, because a few dimensions dominate or the sides are nearly equal, it comes from the
+    singular values of the product itself. The derivative is the polar factor U V' of the dimensions above rounding.
     """
     tall = xy if xy.shape[-1] <= xy.shape[-2] else xy.mT
     fixed = tall.detach()
     values, vectors = _eigh(fixed.mT @ fixed, with_vectors=xy.requires_grad)
     singular = values.clamp(min=0).sqrt()
-    norm = singular.sum(-1)
-    rounding = 1e-15 * (values[..., -1:] / singular).sum(-1)
-    if not bool((rounding < ROUNDING * norm).all()):
-        return _nuclear_norm(xy)
+    cosine = singular.sum(-1) / norms
+    moved = 1e-15 * values[..., -1:]
+    rounding = torch.minimum(moved / singular, moved.sqrt()).sum(-1) / norms
+    if not bool((rounding < ROUNDING * (1 - cosine.square()).clamp(min=0).sqrt()).all()):
+        return _cosine(xy, norms)
     if vectors is None:
-        return norm
-    polar = (fixed @ (vectors / singular[..., None, :])) @ vectors.mT
+        return cosine
+    polar = (torch.nn.functional.normalize(fixed @ vectors, dim=-2) * (values > moved)[..., None, :]) @ vectors.mT
     slope = (polar * tall).sum((-2, -1))
-    return norm + slope - slope.detach()
+    return (singular.sum(-1) + slope - slope.detach()) / norms
 
 
 def _eigh(square: Float[Tensor, "*pairs p p"], with_vectors: bool) -> tuple[Tensor, Tensor | None]:

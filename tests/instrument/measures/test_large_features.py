@@ -54,6 +54,20 @@ def test_procrustes_is_that_of_the_samples_with_its_errors(
     assert procrustes(x.flatten(0, 1), y.flatten(0, 1)).item() == pytest.approx(rows["value"][0].as_py(), rel=1e-3)
 
 
+@pytest.mark.parametrize("change", [1.0, 0.1, 0.01])
+def test_procrustes_of_normalized_rows_needs_no_singular_values(change: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Layer norm takes one dimension away: the square of the product then has an eigenvalue of pure rounding."""
+    x, y = (torch.nn.functional.layer_norm(side, [D]) for side in near(1, 0, True, change, torch.float32))
+    exact = compare({"s": x.double()}, {"s": y.double()}, measures=[Procrustes()], influence=True)
+    monkeypatch.setattr(torch.linalg, "svdvals", None)
+    rows = compare({"s": x}, {"s": y}, measures=[Procrustes()], influence=True)
+    cosine = procrustes_cosine(*(side.double().flatten(0, 1).numpy() for side in (x, y)))
+    assert rows["value"][0].as_py() == pytest.approx(math.acos(cosine), abs=1e-6)
+    for column in ("stderr", "null", "calibrated", "calibrated_stderr"):
+        assert rows[column][0].as_py() == pytest.approx(exact[column][0].as_py(), rel=5e-3), column
+    assert rows["influence"][0].as_py() == pytest.approx(exact["influence"][0].as_py(), abs=1e-5)
+
+
 @pytest.mark.parametrize("sink", [30, 100, 300])
 def test_the_null_of_a_first_token_that_all_sequences_share(sink: float) -> None:
     """Unrelated models then look nearly identical to CKA, and what is left of 1 - null decides p and calibrated."""
