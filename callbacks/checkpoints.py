@@ -183,6 +183,13 @@ class ScheduledCheckpoints(Checkpoint):
         trainer.strategy.barrier("ScheduledCheckpoints")
 
 
+def save_now(trainer: pl.Trainer) -> None:
+    """Save the step that was just completed, before anything that an uninterrupted run does not do."""
+    for callback in trainer.checkpoint_callbacks:
+        if isinstance(callback, ScheduledCheckpoints):
+            callback.save(trainer)
+
+
 def _disk_error(error: Exception, path: Path) -> Exception:
     cause = error if isinstance(error, OSError) else error.__context__
     full = isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT)

@@ -6,7 +6,7 @@ import pytorch_lightning as pl
 import torch
 
 from callbacks import signals
-from callbacks.checkpoints import ScheduledCheckpoints
+from callbacks.checkpoints import save_now
 from callbacks.interrupted import Interrupted
 
 
@@ -62,9 +62,7 @@ class StopSignals(pl.Callback):
             tensor = torch.tensor(signum, device=pl_module.device, dtype=torch.int32)
             signum = int(trainer.strategy.reduce(tensor, reduce_op="max"))
         if signum:
-            for callback in trainer.checkpoint_callbacks:
-                if isinstance(callback, ScheduledCheckpoints):
-                    callback.save(trainer)
+            save_now(trainer)
             _stop(trainer, signum)
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

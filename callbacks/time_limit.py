@@ -5,7 +5,7 @@ from typing import Any
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Timer
 
-from callbacks.checkpoints import ScheduledCheckpoints
+from callbacks.checkpoints import save_now
 from callbacks.interrupted import OutOfTime
 
 
@@ -31,9 +31,7 @@ class TimeLimit(Timer):
         if batch_idx % trainer.accumulate_grad_batches or seconds_left is None:
             return
         if trainer.strategy.reduce_boolean_decision(seconds_left <= 0, all=False):
-            for callback in trainer.checkpoint_callbacks:
-                if isinstance(callback, ScheduledCheckpoints):
-                    callback.save(trainer)
+            save_now(trainer)
             raise OutOfTime(trainer.global_step)
 
     def on_train_batch_end(self, trainer: pl.Trainer, *args: Any, **kwargs: Any) -> None:

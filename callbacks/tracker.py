@@ -6,7 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pytorch_lightning as pl
 
+from callbacks.checkpoints import save_now
 from callbacks.interrupted import Interrupted
 from callbacks.run import Run
 from dissimilarity.inference.changes import moves
@@ -43,6 +45,16 @@ class RunTracker(DissimilarityTracker):
             mask=run.mask,
             **options,
         )
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Make the tables those of the checkpoint again, which checks them, if the run ended at a tick."""
+        if trainer.is_global_zero:
+            self.restore_last_tick()
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Complete the last tick once the step is saved with the tables that a continuation needs."""
+        save_now(trainer)
+        super().on_train_end(trainer, pl_module)
 
     def summary(self) -> dict[str, Any]:
         """Return the share of the time that tracking took, the group that the model drifted to, its curves, and alerts.

@@ -87,9 +87,7 @@ class TickerCallback(Ticker, pl.Callback):
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Tick after the last step, wherever it is, and complete its tick."""
-        self._is_training = False
-        if not self.is_complete_at(trainer.global_step):
-            self._tick(trainer, pl_module)
+        self._tick_at_end(trainer, pl_module)
 
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
@@ -127,9 +125,9 @@ class TickerCallback(Ticker, pl.Callback):
             self._tick(trainer, pl_module)
 
     def _tick_at_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Tick unless the last step had its tick, which a continuation has too."""
+        """Tick unless the last step had its tick of all pairs of sites."""
         self._is_training = False
-        if trainer.global_step != self.last_tick:
+        if not self.is_complete_at(trainer.global_step):
             self._tick(trainer, pl_module)
 
     def _tick(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

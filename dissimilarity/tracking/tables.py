@@ -60,14 +60,9 @@ class Tables:
         self._intrinsic.truncate(step - 1)
 
     def replace(self, step: int, records: Sequence[Mapping[str, Any]]) -> None:
-        """Replace the records of a step, unless it has the same ones."""
-        columns = ("reference", "measure", "site_a", "site_b", "value", "null")
-        rows = [*self.curves.rows(), *self._outboxes["curves"].waiting]
-        before = [row for row in rows if row["step"] == step]
-        now, then = (sorted(str([row.get(name) for name in columns]) for row in side) for side in (records, before))
-        if now != then:
-            self.drop(step)
-            self.add(records)
+        """Replace the records of a step."""
+        self.drop(step)
+        self.add(records)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the records that could not be written yet."""

@@ -34,12 +34,14 @@ class Ticker(ABC):
         journal_name: name of the file of its records.
         last_tick: step of the last tick, whether it was measured or failed; None before the first one.
         alerts: what rules raised at the last tick.
+        why_to_stop: the alerts for which the training should end at this step, as text; empty without one.
     """
 
     folder: Path
     journal_name: ClassVar[str]
     last_tick: int | None = None
     alerts: Sequence[Alert] = ()
+    why_to_stop: str = ""
     _followed: TrainingState | None = None
 
     def follow(self, model: nn.Module, step: int, last_step: int | None = None) -> dict[str, float]:
@@ -91,11 +93,6 @@ class Ticker(ABC):
         if step == last_step and training.is_first:
             self.publish()
         return metrics
-
-    @property
-    def why_to_stop(self) -> str:
-        """The alerts of the last tick for which the training should end, as text; empty without one."""
-        return "; ".join(f"alert at step {alert.step}: {alert.text}" for alert in self.alerts if alert.stops)
 
     def pictures(self) -> dict[str, NDArray[np.uint8]]:
         """Return the heat maps of the last tick as images, by reference; none where it has none."""

@@ -218,7 +218,7 @@ class Tracker(Ticker):
         if step == self.last_tick and not is_part:
             self.last_tick = self._last_scheduled
             self.alert_rules.load_state_dict(self._rule_states)
-        self.alerts, self._begun = (), step
+        self.alerts, self.why_to_stop, self._begun = (), "", step
         self._checkpoints = {saved for saved in {*self._checkpoints, step} if 0 < saved <= step}
         self.budget.begin(step)
         self.schedule.begin(training)
@@ -229,13 +229,10 @@ class Tracker(Ticker):
             if training.is_first:
                 self.tables.begin(step if is_part else step - 1)
                 self.store.begin(step)
-            # a training that ended here compared all pairs, and one that goes on does not; checkpoints of the
-            # application after its end know the rows that the tables have
-            is_known = self._is_complete and self.store.checkpoints.exists()
-            if step == self.last_tick != training.last_step and self._of_matched and not is_known:
+            if step == self.last_tick != training.last_step and self._of_matched:
                 self._is_complete = False
                 if training.is_first:
-                    self.tables.replace(step, self._of_matched)
+                    self.restore_last_tick()
             self.store.owner.number = gathered(self.store.owner.number, training.sync)[0]
             self._fix_positions(training)
             self.references.read_frozen(training)
@@ -243,6 +240,11 @@ class Tracker(Ticker):
             first = step + (step == self.last_tick)
             for fault in self.references.recall(training, first, self.schedule.thinned) if step else ():
                 self._warn(step, "init and previous", fault)
+
+    def restore_last_tick(self) -> None:
+        """Give the last tick the rows of matched pairs again, if it had them before the training ended there."""
+        if self._of_matched and self.last_tick is not None and not self._is_complete:
+            self.tables.replace(self.last_tick, self._of_matched)
 
     def is_due(self, step: int, last_step: int | None) -> bool:
         """Return whether there is a tick after ``step`` updates, or a later one needs the model as it is then."""
@@ -284,15 +286,16 @@ class Tracker(Ticker):
                 self.references.lost |= {step} if self._is_compared_later(training) else set()
                 matched = self._without_values(training, described(error))
                 records = (self._of_matched if is_second else []) or matched
+        context = self._context(step, started)
+        records = [record | context for record in records]
         if not is_second:
-            context = {**self._context(step), "seconds": time.monotonic() - started}
-            self._of_matched = [context | record for record in matched if is_scheduled and not is_heatmap]
+            self._of_matched = [record | context for record in matched if is_scheduled and not is_heatmap]
         # there may be rows of a first tick, of an interrupted one, or from before a continuation
         if self._begun == step and training.is_first:
             self.tables.drop(step)
         self._begun = step
         metrics = self._record(training, records, started, fold=kind == "heatmap")
-        self._heatmap = [{"step": step, **record} for record in records if kind == "heatmap"]
+        self._heatmap = records if kind == "heatmap" else []
         self._is_complete = kind == "heatmap"
         if is_second:
             self.alerts = ()
@@ -304,7 +307,10 @@ class Tracker(Ticker):
 
     def skip(self, training: TrainingState, note: str) -> None:
         """Write records without values, because nothing can be measured after this step."""
-        self._record(training, self._without_values(training, note), time.monotonic(), fold=False)
+        started = time.monotonic()
+        context = self._context(training.step, started)
+        records = [record | context for record in self._without_values(training, note)]
+        self._record(training, records, started, fold=False)
 
     def before_checkpoint(self, training: TrainingState) -> None:
         """Save what ``previous`` will refer to, and delete what no checkpoint needs any more."""
@@ -393,9 +399,9 @@ class Tracker(Ticker):
         before = -1 if self.last_tick is None else self.last_tick
         return step // self.heatmap_every > before // self.heatmap_every
 
-    def _context(self, step: int) -> dict[str, int]:
-        """Return what all records of a tick have."""
-        return {"step": step, "tokens": step * self.tokens_per_step}
+    def _context(self, step: int, started: float) -> dict[str, int | float]:
+        """Return what all records of a tick have, once it is measured."""
+        return {"step": step, "tokens": step * self.tokens_per_step, "seconds": time.monotonic() - started}
 
     def _remember(self, training: TrainingState, activations: ModelActivations | None = None) -> None:
         """Keep the model as it is, if a later tick compares it."""
@@ -429,8 +435,6 @@ class Tracker(Ticker):
         This is not charged to a kind of tick: the first table that is written loads the library for it.
         """
         with self.budget.charged():
-            seconds = time.monotonic() - started
-            records = [{**self._context(training.step), **record, "seconds": seconds} for record in records]
             if training.is_first:
                 for kind, (label, note) in kinds_of_notes(records).items():
                     self._warn(training.step, label, note, kind)
@@ -466,10 +470,12 @@ class Tracker(Ticker):
             return
         raised = []
         if training.is_first:
-            matched = [{**self._context(training.step), **record} for record in self._at_equal_depth(records)]
-            raised = self.alert_rules.raised(training.step, matched, self._ranks)
+            raised = self.alert_rules.raised(training.step, self._at_equal_depth(records), self._ranks)
             self.tables.add_alerts(raised)
         self.alerts, self._ranks = gathered(raised, training.sync)[0], []
+        self.why_to_stop = "; ".join(
+            f"alert at step {alert.step}: {alert.text}" for alert in self.alerts if alert.stops
+        )
 
     def _measure(
         self, training: TrainingState, heatmap: bool, is_plain: bool

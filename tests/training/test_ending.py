@@ -15,7 +15,8 @@ import torch
 from benchmarks.kills import same
 from callbacks.console import Console
 from callbacks.time_limit import TimeLimit
-from dissimilarity.tables.curves import read_curves
+from dissimilarity.tables.curves import INTRINSIC, read_curves
+from dissimilarity.tables.journal import Journal
 from launch.run.folder import OVER, read_json
 from tests.helpers.tiny_run import in_process, kill_at, tiny
 from train import train
@@ -117,6 +118,49 @@ def test_a_run_that_a_time_limit_stops_repeatedly_equals_an_uninterrupted_one(ho
     assert first == second
     whole, clocked = (read_curves(home / "runs" / name).drop_columns("seconds") for name in ("whole", "clocked"))
     assert same(whole.to_pylist(), clocked.to_pylist())
+
+
+MATCHED = {"depth": 2, "schedule__every": 2, "schedule__heatmap_every": 100}
+ALERT = {"alerts": "[{rule: move, by: 0.000001, level: 0.9, stop: true}]"}
+AT_A_TICK: dict[str, tuple[Callable[[], None], dict[str, Any]]] = {
+    "signal": (partial(kill_at, "on_train_batch_end", 6, signal.SIGTERM), {}),
+    "clock": (partial(out_of_time, 6), LIMIT),
+    "callback": (partial(at_step, 6, stop), {}),
+    "alert": (lambda: None, ALERT),
+}
+
+
+@pytest.fixture(scope="module")
+def matched(home: Path) -> Path:
+    """Return the finished run ``matched``, whose ticks compare all pairs at the first and last step only."""
+    assert in_process(tiny(home, name="matched", **MATCHED)) == 0
+    return home / "runs" / "matched"
+
+
+@pytest.mark.parametrize("end", AT_A_TICK)
+def test_a_run_that_ends_at_a_tick_has_all_pairs_there_until_it_continues(end: str, home: Path, matched: Path) -> None:
+    """Kills of the continuation before its first checkpoint change nothing either."""
+    before, changes = AT_A_TICK[end]
+    run = home / "runs" / f"at-{end}"
+    cfg = tiny(home, name=run.name, **MATCHED, **changes)
+    in_process(cfg, before)
+    summary = read_json(run / "summary.json")
+    assert ("alert at step" in summary["why"]) == (end == "alert")
+    rows = read_curves(run).to_pylist()
+    last = max(row["step"] for row in rows)
+    pairs = {row["site_a"] + row["site_b"] for row in rows if row["step"] == last and row["reference"] == "init"}
+    assert len(pairs) == 4 and 0 < last < 11
+    for _ in range(2):
+        assert in_process(cfg, partial(kill_at, "on_train_batch_start", last)) == -signal.SIGKILL
+    assert in_process(cfg) == 0
+    first, second = (table(folder / "metrics.csv") for folder in (matched, run))
+    validated = [name for name in first[last] if name.startswith("val/")]
+    if end in ("callback", "alert"):  # Lightning validates where a callback stops it
+        assert all(second[last].pop(name) for name in validated) and [first[last].pop(name) for name in validated]
+    assert first == second
+    assert same(*(Journal(folder / INTRINSIC).read() for folder in (matched, run)))
+    whole, continued = (read_curves(folder).drop_columns("seconds").to_pylist() for folder in (matched, run))
+    assert same(whole, continued)
 
 
 def test_a_diverged_run_says_at_which_step_and_keeps_its_tables(home: Path) -> None:

@@ -177,6 +177,7 @@ def test_a_training_that_ends_at_a_tick_of_matched_pairs_has_all_pairs_there(is_
 
 
 def test_a_training_that_goes_on_after_an_end_at_a_tick_has_that_tick_as_it_was(tmp_path: Path) -> None:
+    (tmp_path / "cut" / "checkpoints").mkdir(parents=True)  # of whoever keeps them there
     module, tracker = Layered(), tracker_for(tmp_path / "cut", every=5, heatmap_every=50)
     trainer = fit(tracker, module, steps=-1, max_epochs=1, limit_train_batches=10)
     trainer.fit_loop.max_epochs = 2
