@@ -308,8 +308,7 @@ class Tracker(Ticker):
     def skip(self, training: TrainingState, note: str) -> None:
         """Write records without values, because nothing can be measured after this step."""
         started = time.monotonic()
-        context = self._context(training.step, started)
-        records = [record | context for record in self._without_values(training, note)]
+        records = [record | self._context(training.step, started) for record in self._without_values(training, note)]
         self._record(training, records, started, fold=False)
 
     def before_checkpoint(self, training: TrainingState) -> None:
