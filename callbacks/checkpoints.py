@@ -3,6 +3,7 @@
 import errno
 import math
 import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 from pytorch_lightning.callbacks import Checkpoint
 
 from callbacks.metrics import MetricsLogger
+from dissimilarity.lightning import DissimilarityTracker
 from dissimilarity.loading.untrusted import shown
 from dissimilarity.tables.curves import JOURNAL, Curves
 from dissimilarity.tables.files import replacing
@@ -77,8 +79,10 @@ class ScheduledCheckpoints(Checkpoint):
         if trainer.is_global_zero:
             for name, mark in self._journals.items():
                 path = self.folder.parent / name
-                journal = Curves(path.parent) if name == JOURNAL else Journal(path)
-                journal.return_to(mark)
+                if name == JOURNAL:
+                    Curves(path.parent).return_to(mark, _replaced_rows(trainer, path.parent))
+                else:
+                    Journal(path).return_to(mark)
         for table in _tables(trainer):
             table.truncate(self._continued or -1)
             for logger in trainer.loggers:
@@ -204,6 +208,12 @@ def _disk_error(error: Exception, path: Path) -> Exception:
 
 def _tables(trainer: pl.Trainer) -> list[MetricsLogger]:
     return [logger for logger in trainer.loggers if isinstance(logger, MetricsLogger)]
+
+
+def _replaced_rows(trainer: pl.Trainer, folder: Path) -> Sequence[Mapping[str, Any]]:
+    """Return the rows of the checkpoint's tick, which one at the end of the training may have replaced since."""
+    trackers = [tracker for tracker in trainer.callbacks if isinstance(tracker, DissimilarityTracker)]  # pyright: ignore
+    return next((tracker.replaceable for tracker in trackers if tracker.folder == folder), [])
 
 
 def _begin_after(trainer: pl.Trainer, step: int) -> None:

@@ -46,11 +46,6 @@ class RunTracker(DissimilarityTracker):
             **options,
         )
 
-    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Make the tables those of the checkpoint again, which checks them, if the run ended at a tick."""
-        if trainer.is_global_zero:
-            self.restore_last_tick()
-
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Complete the last tick once the step is saved with the tables that a continuation needs."""
         save_now(trainer)

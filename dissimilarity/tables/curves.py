@@ -129,11 +129,15 @@ class Curves:
             with replacing(journal.path) as part:
                 part.write_bytes(data)
 
-    def return_to(self, mark: Mark) -> None:
+    def return_to(self, mark: Mark, replaced: Sequence[Mapping[str, Any]] = ()) -> None:
         """Drop everything after a mark of the journal, once all rows before it are known to be intact.
 
         Damaged rows of the journal are restored from the table where it holds them. Without a journal, the rows of the
         table stay.
+
+        Args:
+            mark: the mark.
+            replaced: the rows of the last step at the mark, where others may have taken their place.
 
         Raises:
             ValueError: rows are lost or damaged that the table does not hold.
@@ -144,7 +148,9 @@ class Curves:
         try:
             journal.verify(mark)
         except ValueError:
-            self._mended().verify(mark)
+            journal = self._mended()
+            if not (replaced and self._put_back(replaced, mark)):
+                journal.verify(mark)
         folded = _folded(self._path(TABLE))
         if folded is not None and folded[1].size > mark.size:
             rows = journal.path.read_bytes()[: mark.size].count(b"\n")
@@ -203,6 +209,20 @@ class Curves:
                     part.write_bytes(data + journal.path.read_bytes()[mark.size :])
                 log.warning("%s was damaged: the rows that %s holds were restored from it", journal.path, TABLE)
         return journal
+
+    def _put_back(self, rows: Sequence[Mapping[str, Any]], mark: Mark) -> bool:
+        """End the journal with other rows of their step if it then ends at a mark, and return whether it does."""
+        try:
+            table = read_curves(self.folder).filter(pc.field("step") < rows[0]["step"])
+        except ValueError:
+            return False
+        data, before = _lines_of(table)
+        lines, after = as_lines(map(_as_row, rows), before)
+        if after == mark:
+            self._cut_table(table, before)
+            with replacing(self._path(JOURNAL)) as part:
+                part.write_bytes(data + lines)
+        return after == mark
 
     def _cut_table(self, table: pa.Table, mark: Mark) -> None:
         """Shorten the table, if there is one, before the journal: a kill in between leaves two that match."""

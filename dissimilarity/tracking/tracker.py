@@ -190,6 +190,11 @@ class Tracker(Ticker):
         return self.budget.taken
 
     @property
+    def replaceable(self) -> Sequence[Mapping[str, Any]]:
+        """Rows of the last tick that another one after the end of the training replaces; none if it has all pairs."""
+        return [] if self._is_complete else self._of_matched
+
+    @property
     def drift(self) -> dict[str, Any]:
         """Group of references that the model ended up nearest to, by measure; empty without groups."""
         return groups_of_references.drift_of(self.folder, self.groups)
@@ -232,7 +237,7 @@ class Tracker(Ticker):
             if step == self.last_tick != training.last_step and self._of_matched:
                 self._is_complete = False
                 if training.is_first:
-                    self.restore_last_tick()
+                    self.tables.replace(step, self._of_matched)
             self.store.owner.number = gathered(self.store.owner.number, training.sync)[0]
             self._fix_positions(training)
             self.references.read_frozen(training)
@@ -240,11 +245,6 @@ class Tracker(Ticker):
             first = step + (step == self.last_tick)
             for fault in self.references.recall(training, first, self.schedule.thinned) if step else ():
                 self._warn(step, "init and previous", fault)
-
-    def restore_last_tick(self) -> None:
-        """Give the last tick the rows of matched pairs again, if it had them before the training ended there."""
-        if self._of_matched and self.last_tick is not None and not self._is_complete:
-            self.tables.replace(self.last_tick, self._of_matched)
 
     def is_due(self, step: int, last_step: int | None) -> bool:
         """Return whether there is a tick after ``step`` updates, or a later one needs the model as it is then."""

@@ -1,6 +1,7 @@
 """The folder of a run records how its training ended, and the same command continues it if steps are left."""
 
 import csv
+import errno
 import json
 import math
 import signal
@@ -15,7 +16,7 @@ import torch
 from benchmarks.kills import same
 from callbacks.console import Console
 from callbacks.time_limit import TimeLimit
-from dissimilarity.tables.curves import INTRINSIC, read_curves
+from dissimilarity.tables.curves import INTRINSIC, JOURNAL, Curves, read_curves
 from dissimilarity.tables.journal import Journal
 from launch.run.folder import OVER, read_json
 from tests.helpers.tiny_run import in_process, kill_at, tiny
@@ -161,6 +162,45 @@ def test_a_run_that_ends_at_a_tick_has_all_pairs_there_until_it_continues(end: s
     assert same(*(Journal(folder / INTRINSIC).read() for folder in (matched, run)))
     whole, continued = (read_curves(folder).drop_columns("seconds").to_pylist() for folder in (matched, run))
     assert same(whole, continued)
+
+
+def full_disk_from(step: int) -> None:
+    """Let no row of a step from this one on be written."""
+    append = Curves.append
+
+    def failing(self: Curves, rows: Any) -> None:
+        rows = list(rows)
+        if any(row["step"] >= step for row in rows):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        append(self, rows)
+
+    Curves.append = failing  # pyright: ignore
+
+
+@pytest.mark.parametrize(("full", "end"), [(6, 7), (4, 6), (4, 7)])
+def test_rows_that_wait_where_a_run_ends_are_there_when_it_continues(
+    full: int, end: int, home: Path, matched: Path
+) -> None:
+    def before() -> None:
+        full_disk_from(full)
+        kill_at("on_train_batch_end", end, signal.SIGTERM)
+
+    cfg = tiny(home, name=f"full-{full}-{end}", **MATCHED)
+    assert in_process(cfg, before) == 143
+    assert in_process(cfg) == 0
+    folders = matched, home / "runs" / f"full-{full}-{end}"
+    assert same(*(read_curves(folder).drop_columns("seconds").to_pylist() for folder in folders))
+
+
+def test_a_run_continues_without_a_deleted_journal_after_a_tick_of_matched_pairs(home: Path, matched: Path) -> None:
+    cfg = tiny(home, name="deleted", **MATCHED)
+    assert in_process(cfg, partial(kill_at, "on_train_batch_start", 7)) == -signal.SIGKILL
+    (home / "runs" / "deleted" / JOURNAL).unlink()
+    assert in_process(cfg) == 0
+    last = [
+        read_curves(folder).drop_columns("seconds").to_pylist()[-24:] for folder in (matched, home / "runs/deleted")
+    ]
+    assert same(*last)
 
 
 def test_a_diverged_run_says_at_which_step_and_keeps_its_tables(home: Path) -> None:
