@@ -53,7 +53,7 @@ def show(result: Comparison, kind: str) -> None:
         kind: table, json, csv or latex; of csv, notes that hold for all rows go to standard error.
     """
     texts = {
-        "json": lambda: json.dumps(summary_of(result), indent=2) + "\n",
+        "json": lambda: _json(result),
         "csv": lambda: as_csv(matched_rows(result)),
         "latex": lambda: _latex(result),
     }
@@ -68,6 +68,10 @@ def show(result: Comparison, kind: str) -> None:
         sys.stdout.flush()
     except BrokenPipeError:  # as under `| head`: files and the exit code still count
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _json(result: Comparison) -> str:
+    return json.dumps(summary_of(result), indent=2, allow_nan=False) + "\n"
 
 
 def _latex(result: Comparison) -> str:
@@ -87,7 +91,7 @@ def summary_of(result: Comparison) -> dict[str, Any]:
         "probe": result.probe.notes,
         "notes": notes_of(result),
         "rows": [{key: _plain(value) for key, value in row.items()} for row in matched_rows(result)],
-        "outputs": None if outputs is None else vars(outputs),
+        "outputs": None if outputs is None else {key: _plain(value) for key, value in vars(outputs).items()},
         "rounding": None if result.differences is None else ROUNDING,
         "text": differing_text(result),
     }
@@ -123,7 +127,7 @@ def write(result: Comparison, sides: Sequence[Side], folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     pq.write_table(pa.table(result.table), folder / "table.parquet")
     (folder / "layers.csv").write_text(as_csv(matched_rows(result)), encoding="utf-8")
-    (folder / "summary.json").write_text(json.dumps(summary_of(result), indent=2) + "\n", encoding="utf-8")
+    (folder / "summary.json").write_text(_json(result), encoding="utf-8")
     origin = {
         "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "command": shlex.join(["dissimilarity", *sys.argv[1:]]),

@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from dissimilarity.comparison.elementwise import MARGIN, Elementwise, SiteDifference
+from dissimilarity.comparison.elementwise import MARGIN, Elementwise, OutputDifference, SiteDifference
 from dissimilarity.inference.jackknife import half_width, plus_minus
 from dissimilarity.measures.base.measure import Measure
 
@@ -53,7 +53,7 @@ def verdict(
     sentences = []
     if differences is not None and differences.sites:
         if differences.is_identical:
-            return f"{name_a} and {name_b} are identical: all activations agree to the last bit."
+            return _identical(differences.outputs, name_a, name_b)
         if differences.sites[0].cosine > NEAR:
             sentences += _nearly_equal(differences, name_a, name_b)
     subject = "They" if sentences else f"{name_a} and {name_b}"
@@ -61,13 +61,23 @@ def verdict(
     return " ".join(filter(None, sentences))
 
 
+def _identical(outputs: OutputDifference | None, name_a: str, name_b: str) -> str:
+    """Say that all activations are the same, and whether predictions are."""
+    if outputs is None or outputs.largest == 0:
+        return f"{name_a} and {name_b} are identical: all activations agree to the last bit."
+    return (
+        f"All activations of {name_a} and {name_b} agree to the last bit, but not what follows. {_predictions(outputs)}"
+    )
+
+
 def _nearly_equal(differences: Elementwise, name_a: str, name_b: str) -> list[str]:
     """Say from which site on two versions of one model differ by more than rounding."""
-    first, sites = differences.first, differences.sites
+    sites, outputs = [site for site in differences.sites if site.has_numbers], differences.outputs
+    broken = [site for site in differences.sites if not site.has_numbers]
+    first = next((site for site in sites if site.differs), None)
     worst = max(sites, key=lambda site: site.relative_error)
-    both = f"{name_a} and {name_b}"
-    outputs = differences.outputs
-    words = f"{both} are alike to within rounding at all {len(sites)} sites (relative error up to {_error(worst)})."
+    both, every = f"{name_a} and {name_b}", "" if broken else "all "
+    words = f"{both} are alike to within rounding at {every}{len(sites)} sites (relative error up to {_error(worst)})."
     if first is not None:
         place = sites.index(first)
         until = f"are alike to within rounding up to {sites[place - 1].site_a} and " if place else ""
@@ -75,10 +85,21 @@ def _nearly_equal(differences: Elementwise, name_a: str, name_b: str) -> list[st
             f"{both} {until}differ from {first.site_a} on: relative error {_error(first)}, where rounding "
             f"alone makes {first.noise:.1g}; the largest is {_error(worst)}, at {worst.site_a}."
         )
-    told = ""
-    if outputs is not None:
-        told = f"Their predictions differ by {outputs.kl:.1e} nats (99.9th percentile {outputs.kl_high:.1e})."
-    return [words, told]
+    without = f"At {_named(broken)}, activations of at least one of them are NaN or infinite." if broken else ""
+    return [words, without, "" if outputs is None else _predictions(outputs)]
+
+
+def _named(sites: Sequence[SiteDifference]) -> str:
+    """Return the names of sites of the first model, of more than two the first and how many more there are."""
+    if len(sites) > 2:
+        return f"{sites[0].site_a} and {len(sites) - 1} other sites"
+    return " and ".join(site.site_a for site in sites)
+
+
+def _predictions(outputs: OutputDifference) -> str:
+    if not math.isfinite(outputs.kl):
+        return "Their predictions are NaN."
+    return f"Their predictions differ by {outputs.kl:.1e} nats (99.9th percentile {outputs.kl_high:.1e})."
 
 
 def _by_measure(rows: Sequence[dict[str, Any]], measure: Measure, subject: str, are_arrays: bool) -> str:

@@ -5,6 +5,7 @@ subtracted, so both models must read the same tokens and have sites of the same 
 measured: the same model in float64, and with its weights rounded to the precision of the file.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -43,7 +44,7 @@ class SiteDifference:
         site_b: site of the second model.
         relative_error: norm of the difference over the norm of the first model's activations.
         cosine: mean cosine of the angle between the two vectors of a position.
-        largest: largest absolute difference of two numbers.
+        largest: largest absolute difference of two numbers; NaN where a number of either model is.
         noise: relative error that rounding alone makes.
     """
 
@@ -53,6 +54,11 @@ class SiteDifference:
     cosine: float
     largest: float
     noise: float
+
+    @property
+    def has_numbers(self) -> bool:
+        """Whether no activation is NaN or infinite."""
+        return math.isfinite(self.relative_error)
 
     @property
     def differs(self) -> bool:
@@ -84,7 +90,7 @@ class Elementwise:
 
     @property
     def is_identical(self) -> bool:
-        """Whether all activations agree to the last bit."""
+        """Whether all activations agree to the last bit; predictions may still differ."""
         return all(site.largest == 0 for site in self.sites)
 
     @property
@@ -155,7 +161,7 @@ class Differences:
         for logits_a, logits_b in zip(one, other, strict=True):
             p, q = (logits.double().log_softmax(-1) for logits in (logits_a, logits_b))
             self.divergences.append(kl_per_sample(p, q))
-            self.largest = max(self.largest, (logits_a - logits_b).abs().max().item())
+            self.largest = _larger(self.largest, _difference(logits_a, logits_b))
 
     def result(self, a: nn.Module, b: nn.Module, tokens: Tensor, dtype: torch.dtype) -> Elementwise:
         """Return the differences beside what rounding does to either model; arguments are those of `elementwise`."""
@@ -226,17 +232,27 @@ class _Sums:
         parts = (side.flatten(0, -2).split(ROWS) for side in (one, other))
         for x, y in zip(*parts, strict=True):
             x, y = x.double(), y.double()
-            difference = x - y
+            difference = _difference(x, y)
             self.square += difference.square().sum().item()
             self.norm += x.square().sum().item()
             self.cosine += nn.functional.cosine_similarity(x, y, dim=-1).sum().item()
             self.count += len(x)
-            self.largest = max(self.largest, difference.abs().max().item())
+            self.largest = _larger(self.largest, difference)
 
     def differences(self) -> tuple[float, float, float]:
         """Return the relative error, the mean cosine and the largest difference."""
         tiny = torch.finfo(torch.float64).tiny
         return (self.square / max(self.norm, tiny)) ** 0.5, self.cosine / self.count, self.largest
+
+
+def _difference(x: Tensor, y: Tensor) -> Tensor:
+    """Return x - y; 0 where both are the same infinity, as in the logits of tokens that a model never predicts."""
+    return torch.where(x == y, 0.0, x - y)
+
+
+def _larger(largest: float, difference: Tensor) -> float:
+    """Return the larger of a number and the largest absolute difference; NaN if either is NaN."""
+    return float(np.maximum(largest, difference.abs().max().item()))
 
 
 def _passes(model: nn.Module, tokens: Tensor, sites: Sequence[str]) -> Iterator[dict[str, Tensor]]:

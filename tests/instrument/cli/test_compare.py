@@ -110,6 +110,39 @@ def test_a_model_is_identical_to_itself(capsys: Any, folders: dict[str, Path]) -
     assert "identical: all activations agree to the last bit" in as_json(capsys, folders, "model", "model")["verdict"]
 
 
+@pytest.mark.parametrize("more", [(), ("--block-by-block",)])
+def test_a_model_whose_activations_are_nan_is_not_identical(
+    more: tuple[str, ...], capsys: Any, folders: dict[str, Path], tmp_path: Path
+) -> None:
+    """Neither is the answer anything but JSON, which has no NaN."""
+
+    def broken(name: str, weight: torch.Tensor) -> torch.Tensor:
+        return weight * torch.nan if name == "model.layers.1.mlp.up_proj.weight" else weight
+
+    nan = changed(folders["model"], tmp_path / "nan", broken)
+    arguments = (folders["model"], nan, "--text", folders["text"], *FEW, "--measures", "cka", *more)
+    code, out, _ = compare(capsys, *arguments)
+    assert code == 0 and "are identical" not in out
+    assert f"At {BLOCK.format(1)} and {BLOCK.format(2)}, activations" in " ".join(out.split())
+
+    def refuse(constant: str) -> float:
+        raise AssertionError(constant)
+
+    result = json.loads(compare(capsys, *arguments, "--format", "json")[1], parse_constant=refuse)
+    assert [row["largest"] is None for row in result["rows"]] == [False, True, True]
+    assert result["outputs"] == {"kl": None, "kl_high": None, "largest": None}
+
+
+@pytest.mark.parametrize("more", [(), ("--block-by-block",)])
+def test_models_that_differ_in_their_heads_alone_are_not_identical(
+    more: tuple[str, ...], capsys: Any, folders: dict[str, Path], tmp_path: Path
+) -> None:
+    head = changed(folders["model"], tmp_path / "head", lambda name, x: x * 1.5 if name == "lm_head.weight" else x)
+    arguments = (folders["model"], head, "--text", folders["text"], *FEW, "--measures", "cka", *more)
+    words = " ".join(compare(capsys, *arguments)[1].split())
+    assert "agree to the last bit, but not what follows. Their predictions differ by" in words
+
+
 def test_rounded_weights_are_alike_to_within_their_precision(capsys: Any, folders: dict[str, Path]) -> None:
     result = as_json(capsys, folders, "model", "rounded", "--measures", "cka")
     assert "alike to within rounding at all 3 sites" in result["verdict"]
