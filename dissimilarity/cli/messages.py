@@ -14,6 +14,7 @@ WORDS = {
     r"; pass channels=\{[^}]*\} for .*?, or 'last'": f"; {SHAPES}",
     r", or take the measure with units='sample'": "",
     r",? or leave out units \(of a measure: units='sample'\) to take samples for independent": "",
+    r"pass longer texts, or take every common boundary \(unit='token'\)": "type a larger --length or another --text",
     r"\bnulls=(\d+)": r"--nulls \1",
     r"\bsites='([^']*)'": r"--sites '\1'",
     r"choose other sites": "choose other --sites",

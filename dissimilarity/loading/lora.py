@@ -34,7 +34,7 @@ def check_plain(folder: Path, argument: str) -> None:
     """
     config = read_json(folder / CONFIG)
     kind = config.get("peft_type")
-    other = [f"{key}={shown(config[key])}" for key in OTHER_KINDS if config.get(key)]
+    other = [f"{key}={shown(str(config[key]))}" for key in OTHER_KINDS if config.get(key)]
     other += [] if kind == "LORA" else [f"peft_type={shown(kind)}"]
     other += [] if config.get("bias", "none") == "none" and not config.get("lora_bias") else ["a bias"]
     with safe_open(folder / WEIGHTS, "np") as file:

@@ -156,7 +156,7 @@ def align(a: Tokenized, b: Tokenized, texts: Sequence[str], unit: Unit = "word",
     """Find the common boundaries of two models' tokens in the same texts, the same number in every text.
 
     White space at the end of a token does not count, nor do tokens of white space alone. Every text contributes the
-    number of boundaries that nine in ten texts reach, evenly spread; texts with fewer are left out.
+    number of boundaries that nine in ten texts with any reach, evenly spread; texts with fewer are left out.
 
     Args:
         a: the texts in the first model's tokens.
@@ -167,7 +167,8 @@ def align(a: Tokenized, b: Tokenized, texts: Sequence[str], unit: Unit = "word",
         take: ``last`` token that ends at a boundary, or ``mean`` over the tokens since the previous boundary.
 
     Raises:
-        ValueError: different numbers of texts, an unknown unit or take, fewer than two texts with a common boundary.
+        ValueError: different numbers of texts, an unknown unit or take, no common boundary in half of the texts or in
+            all but one.
 
     >>> a = Tokenized(torch.tensor([[1, 2], [3, 4]]), torch.tensor([[[0, 3], [3, 5]]] * 2))
     >>> b = Tokenized(torch.tensor([[7], [8]]), torch.tensor([[[0, 5]]] * 2))
@@ -184,12 +185,14 @@ def align(a: Tokenized, b: Tokenized, texts: Sequence[str], unit: Unit = "word",
     common = [sorted(ends_a.keys() & ends_b.keys()) for ends_a, ends_b in zip(*ends, strict=True)]
     if unit == "word":
         common = [sorted(word_ends(text).intersection(places)) for places, text in zip(common, texts, strict=True)]
-    units = sorted(map(len, common))[int(SEQUENCES_LOST * len(common))] if common else 0
+    counts = sorted(filter(None, map(len, common)))
+    units = counts[int(SEQUENCES_LOST * len(counts))] if 2 * len(counts) > len(common) else 0
     rows = [row for row, places in enumerate(common) if len(places) >= units > 0]
     if len(rows) < 2:
+        without = len(texts) - len(counts)
         raise ValueError(
-            f"the two models' tokens have no common boundary at the end of a {unit} in most of the {len(texts)} texts; "
-            "pass longer texts, or take every common boundary (unit='token')"
+            f"the two models' tokens have no common boundary at the end of a {unit} in {without} of the {len(texts)} "
+            "texts; pass longer texts, or take every common boundary (unit='token')"
         )
     readings, shares = [], []
     for side, side_ends in zip((a, b), ends, strict=True):

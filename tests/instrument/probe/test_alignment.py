@@ -259,6 +259,14 @@ def test_padding_changes_no_activation() -> None:
     torch.testing.assert_close(units[:1], acts["blocks.1.resid_post"][:, reading.last[0]], atol=1e-5, rtol=1e-5)
 
 
+def test_a_text_without_words_is_left_out_of_few() -> None:
+    texts = ["to be or", "|   |   |", "not to be", "is it so"]
+    words = [[match.span() for match in re.finditer(r"\S+", text)] for text in texts]
+    side = Tokenized(torch.ones(4, 3, dtype=torch.long), torch.tensor(words))
+    alignment = align(side, side, texts)
+    assert (alignment.rows, alignment.units) == ((0, 2, 3), 3)
+
+
 def test_texts_that_cannot_be_aligned_are_rejected(tmp_path: Any) -> None:
     alignment, a, b = two_byte_pairs()
     *layers, outputs = compare(a, b, alignment, measures=[CKA(), KL()]).to_pylist()
@@ -268,7 +276,7 @@ def test_texts_that_cannot_be_aligned_are_rejected(tmp_path: Any) -> None:
     spans = [(0, 1), (1, 2)]
     with pytest.raises(ValueError, match="expected the same texts on both sides, found 3 texts, 2 and 2 rows"):
         align(tokenized(spans), tokenized(spans), ["ab"] * 3)
-    with pytest.raises(ValueError, match="no common boundary at the end of a word in most of the 2 texts"):
+    with pytest.raises(ValueError, match="no common boundary at the end of a word in 2 of the 2 texts"):
         align(tokenized(spans), tokenized(spans), ["..", ".."])
     with pytest.raises(ValueError, match="expected a unit of word or token and take last or mean, found 'line'"):
         align(tokenized(spans), tokenized(spans), ["ab"] * 2, "line")  # pyright: ignore
