@@ -9,7 +9,7 @@ from typing import Any, Literal, TypeVar
 import pyarrow as pa
 
 from dissimilarity.inference.drift import FILE as GROUPS
-from dissimilarity.loading.untrusted import CONTROLS, read_json, read_yaml, text_of
+from dissimilarity.loading.untrusted import CONTROLS, read_json, read_yaml, shown, text_of
 from dissimilarity.tables import colored_text
 from dissimilarity.tables.curves import ALERTS, INTRINSIC, JOURNAL, PENALTIES, TABLE, read_curves
 from dissimilarity.tables.journal import Journal
@@ -171,21 +171,31 @@ def _text(path: Path) -> str:
 
 
 def _losses_of_journal(path: Path) -> Losses:
-    return _losses(Journal(path).read())
+    return _losses(path, Journal(path).read())
 
 
 def _losses_of_table(path: Path) -> Losses:
     with path.open(newline="", encoding="utf-8") as file:
-        return _losses([{name: float(text) for name, text in row.items() if text} for row in csv.DictReader(file)])
+        return _losses(path, [{name: text for name, text in row.items() if text} for row in csv.DictReader(file)])
 
 
-def _losses(rows: Sequence[Mapping[str, Any]]) -> Losses:
-    """Return every metric whose name ends in `loss`, by step."""
+def _losses(path: Path, rows: Sequence[Mapping[str, Any]]) -> Losses:
+    """Return every metric whose name ends in `loss`, by step.
+
+    Raises:
+        ValueError: one is not a number, or has no step.
+    """
     losses: dict[str, dict[int, float]] = {}
-    for row in rows:
+    for place, row in enumerate(rows, 1):
         for name, value in row.items():
-            if name.endswith("loss"):
-                losses.setdefault(name, {})[int(row["step"])] = float(value)
+            if isinstance(name, str) and name.endswith("loss"):
+                try:
+                    losses.setdefault(name, {})[int(float(row["step"]))] = float(value)
+                except (KeyError, TypeError, ValueError, OverflowError) as error:
+                    step = shown(row.get("step", "nothing"))
+                    raise ValueError(
+                        f"{path}, row {place}: expected numbers for step and {name}, found {step} and {shown(value)}"
+                    ) from error
     return {name: (sorted(by_step), [by_step[step] for step in sorted(by_step)]) for name, by_step in losses.items()}
 
 

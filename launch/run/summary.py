@@ -1,6 +1,8 @@
 """The summaries that a training prints at its start and at its end."""
 
+import json
 import math
+import re
 import shlex
 from pathlib import Path
 from typing import Any
@@ -206,10 +208,22 @@ def next_command(cfg: DictConfig, folder: Path, overrides: list[str]) -> str:
         return " ".join(["python train.py -m", *map(shlex.quote, reused), shlex.quote("seed=range(20)")])
     reference = f"{cfg.runs_dir}/{folder.name}"
     if cfg.init_from is not None:
-        return f"python analyze.py study=compare models=[{cfg.init_from},{reference}]"
+        return f"python analyze.py study=compare {_listed('models', cfg.init_from, reference)}"
     other = "gelu" if str(cfg.model.family).startswith("solu") else "solu"
     dropped = ("model=", "references=", "name=", "overwrite=", "hydra", "logger=", "seed=")
     reused = [override for override in overrides if not override.startswith(dropped)]
     if cfg.seed:
         reused.append(f"seed={cfg.seed}")
-    return " ".join(["python train.py", f"model={other}", *map(shlex.quote, reused), f"references=[init,{reference}]"])
+    references = _listed("references", "init", reference)
+    return " ".join(["python train.py", f"model={other}", *map(shlex.quote, reused), references])
+
+
+def _listed(key: str, *values: str) -> str:
+    """Return an override with a list, which is quoted where a value has characters of the shell or of Hydra.
+
+    >>> print(_listed("models", "runs/a", "runs/b"), _listed("models", "runs/a[1]"))
+    models=[runs/a,runs/b] 'models=["runs/a[1]"]'
+    """
+    if all(re.fullmatch(r"[\w./@:-]+", value) for value in values):
+        return f"{key}=[{','.join(values)}]"
+    return shlex.quote(f"{key}=[{','.join(json.dumps(value, ensure_ascii=False) for value in values)}]")

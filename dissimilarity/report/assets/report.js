@@ -289,9 +289,12 @@ function sortable(table) {
       const head = button.closest("th"), rising = head.getAttribute("aria-sort") !== "ascending";
       table.querySelectorAll("th").forEach((one) => one.removeAttribute("aria-sort"));
       head.setAttribute("aria-sort", rising ? "ascending" : "descending");
-      const value = (row) => row.cells[column].dataset.value ?? row.cells[column].textContent;
-      const isNumber = [...body.rows].every((row) => value(row) === "" || !Number.isNaN(Number(value(row))));
-      const compare = (x, y) => (isNumber ? Number(x) - Number(y) : x.localeCompare(y, "en", { numeric: true }));
+      const text = (cell) => (cell.textContent === "–" ? "" : cell.textContent);
+      const value = (row) => row.cells[column].dataset.value ?? text(row.cells[column]);
+      // an interval is sorted by its lower end
+      const isNumber = [...body.rows].every((row) => value(row) === "" || !Number.isNaN(parseFloat(value(row))));
+      const byText = (x, y) => x.localeCompare(y, "en", { numeric: true });
+      const compare = (x, y) => (isNumber && parseFloat(x) - parseFloat(y)) || byText(x, y);
       const rows = [...body.rows].sort((x, y) => {
         const [a, b] = [value(x), value(y)];
         if (a === "" || b === "") return (a === "") - (b === ""); // what is missing comes last

@@ -45,6 +45,14 @@ def with_broken_json(folder: Path) -> None:
     (folder / "metrics.jsonl").write_text("not a row\n")
 
 
+def with_a_metric_of_no_step(folder: Path) -> None:
+    (folder / "metrics.jsonl").write_text('{"step": 1, "val/loss": 2.0}\n{"val/loss": 3.0}\n')
+
+
+def with_an_empty_metric(folder: Path) -> None:
+    (folder / "metrics.jsonl").write_text('{"step": 1, "val/loss": null}\n')
+
+
 def with_strange_values(folder: Path) -> None:
     (folder / "summary.json").write_text(json.dumps({"status": 3, "steps": None, "val_loss": "low", "seconds": True}))
     (folder / "provenance.json").write_text(json.dumps({"starts": [], "start": 4, "command": None}))
@@ -56,6 +64,8 @@ def with_strange_values(folder: Path) -> None:
         (without_curves, ["finished at step 8", "loss"]),
         (of_another_version, ["is no curves table: expected columns", "'distance'"]),
         (with_damage, ["line 1 is damaged"]),
+        (with_a_metric_of_no_step, ["row 2: expected numbers for step and val/loss, found nothing and 3.0"]),
+        (with_an_empty_metric, ["row 1: expected numbers for step and val/loss, found 1 and"]),
         (without_rows, ["finished at step 8"]),
         (
             with_broken_json,
