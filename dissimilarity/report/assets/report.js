@@ -325,6 +325,7 @@ function searchable(input, table) {
 // ---- the page
 
 function drawAll() {
+  document.documentElement.dataset.drawn = isDark() ? "dark" : "light";
   if ($("curves")) (page.kind === "comparison" ? drawLayers : drawCurves)();
   if ($("maps")) drawMaps();
   Object.keys(page.series).forEach(drawSeries);
