@@ -55,6 +55,20 @@ def ends_of(folders: Sequence[Folder]) -> pa.Table:
     return pa.Table.from_pylist(rows, schema=ENDS)
 
 
+def has_curves(folder: Folder) -> bool:
+    """Return whether there is anything to draw."""
+    return folder.curves is not None and folder.curves.num_rows > 0
+
+
+def without_curves(folders: Sequence[Folder]) -> list[str]:
+    """Return a line for each folder that has no curves to show, which says why."""
+    return [
+        f"{folder.name} is left out: {'; '.join(folder.problems) or 'it has no curves'}"
+        for folder in folders
+        if not has_curves(folder)
+    ]
+
+
 def write_csv(table: pa.Table, cfg: DictConfig) -> None:
     """Write a table as `table.csv` into the folder of the results."""
     home = Path(cfg.results_dir) / settings.study_name(cfg)

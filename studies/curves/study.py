@@ -13,7 +13,7 @@ from dissimilarity.inference.jackknife import half_width
 from studies.common.format import DASH, number, p_value, plus_minus, table_head, table_row
 from studies.common.next_command import models_override
 from studies.common.results import Results
-from studies.common.run_folders import ends_of, folders_of, write_csv
+from studies.common.run_folders import ends_of, folders_of, has_curves, without_curves, write_csv
 from studies.curves.figures import figures
 
 COLUMNS = ("run", "reference", "measure", "site", "dissimilarity", "null", "minus the first run")
@@ -28,9 +28,11 @@ def curves(cfg: DictConfig) -> Results:
     Raises:
         ValueError: No folder, one that does not exist, or none with curves.
     """
-    folders = [folder for folder in folders_of(cfg) if folder.curves is not None and folder.curves.num_rows]
+    found = folders_of(cfg)
+    folders, missing = [folder for folder in found if has_curves(folder)], without_curves(found)
     if not folders:
-        raise ValueError(f"models=[{','.join(cfg.models)}]: none of them has curves; list runs with references")
+        why = "; ".join(missing)
+        raise ValueError(f"models=[{','.join(cfg.models)}]: none of them has curves ({why}); list runs with references")
     table = ends_of(folders)
     write_csv(table, cfg)
     last = list({(row["run"], row["reference"], row["measure"]): row for row in table.to_pylist()}.values())
@@ -47,13 +49,15 @@ def curves(cfg: DictConfig) -> Results:
             "Where each curve ends, at the last site of its run, and how far that is from the first run, on",
         ),
         *("the same text (paired errors).", "", *table_head(*COLUMNS), *(table_row(*_line(row)) for row in last), ""),
+        *(f"- {line}" for line in missing),
+        *([""] if missing else []),
     ]
     return Results(
         table=table,
         summary="\n".join([*text, PROBE_TEXT, ""]),
         figures=figures(folders),
         provenance={"folders": [str(folder.path.absolute()) for folder in folders]},
-        shown=[shown],
+        shown=[shown, *map(escape, missing)],
         next_command=f"python analyze.py study=report {models_override(cfg.models)}",
         coverage=PROBE_TEXT,
     )

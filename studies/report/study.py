@@ -33,13 +33,15 @@ def report(cfg: DictConfig) -> Results:
         shown.add_row(*map(escape, line))
     table = ends_of(folders)
     write_csv(table, cfg)
+    problems = [f"{folder.name}: {problem}" for folder in folders for problem in folder.problems]
     text = ["# Runs", "", *table_head(*COLUMNS), *(table_row(*line) for line in lines), ""]
+    text += [*(f"- {problem}" for problem in problems), *([""] if problems else [])]
     return Results(
         table=table,
         summary="\n".join(text),
         figures={},
         provenance={"folders": [str(folder.path.absolute()) for folder in folders]},
-        shown=[shown],
+        shown=[shown, *map(escape, problems)],
         next_command=f"python analyze.py study=curves {models_override(cfg.models)}" if table.num_rows else None,
         page_of=[folder.path for folder in folders],
     )

@@ -85,3 +85,17 @@ def test_runs_without_curves_cannot_be_drawn(tmp_path: Path) -> None:
         (folder / name).unlink()
     with pytest.raises(ValueError, match="none of them has curves"):
         study(tmp_path)
+
+
+def test_a_run_that_cannot_be_drawn_is_named_with_the_reason(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("a", "b", "c"):
+        write_run(tmp_path / "runs" / name)
+    for name in ("curves.parquet", "curves.jsonl"):
+        (tmp_path / "runs" / "b" / name).unlink()
+    (tmp_path / "runs" / "c" / "curves.jsonl").unlink()
+    (tmp_path / "runs" / "c" / "curves.parquet").write_bytes(b"PAR1 no more")
+    summary = (study(tmp_path) / "summary.md").read_text()
+    assert "- b is left out: it has no curves" in summary and "- c is left out: " in summary
+    assert "b is left out: it has no curves" in " ".join(capsys.readouterr().out.split())
