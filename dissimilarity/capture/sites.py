@@ -167,6 +167,11 @@ def _matches_by_part(path: str, pattern: str) -> bool:
 def _not_found(model: nn.Module, pattern: str, table: dict[str, ModulePoint], paths: dict[str, str]) -> str:
     """Return the message for a site that does not exist, with those that do."""
     start = f"no site of the model matches {pattern!r}; "
+    parts = [part for part in ("encoder", "decoder") if any(fnmatchcase(site, f"{part}.{pattern}") for site in table)]
+    if parts:
+        return f"{start}those of its {' and '.join(parts)} match " + " and ".join(
+            f"sites='{part}.{pattern}'" for part in parts
+        )
     if table:
         return f"{start}it has {describe(table)}, and every module path is a site too"
     example = _glob_of_layers(model, paths)

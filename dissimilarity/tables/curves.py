@@ -263,6 +263,21 @@ def read_curves(path: str | Path) -> pa.Table:
     return _as_table(rows) if rows or not table.exists() else _read(table)
 
 
+def checked_rows(rows: Any) -> list[dict[str, Any]]:
+    """Return rows that a checkpoint holds, which anyone may have written.
+
+    Raises:
+        ValueError: they are no rows of curves.
+    """
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        raise ValueError("expected rows of curves, found something else")
+    try:
+        _as_table([_as_row(row) for row in rows])
+    except (TypeError, ValueError, OverflowError, pa.ArrowException) as error:
+        raise ValueError(f"expected rows of curves, found others ({error})") from error
+    return rows
+
+
 def select(table: AnyTable, **equal: Any) -> Any:
     """Return the rows whose columns have these values: `select(table, reference="init", step=512)`."""
     for column, value in equal.items():

@@ -10,7 +10,7 @@ from typing import Any
 from dissimilarity.figures.options import FigureOptions
 from dissimilarity.figures.run import draw_run
 from dissimilarity.report import page
-from dissimilarity.tables.curves import ALERTS, INTRINSIC, Curves, read_curves
+from dissimilarity.tables.curves import ALERTS, INTRINSIC, Curves, checked_rows, read_curves
 from dissimilarity.tables.journal import Journal
 from dissimilarity.tracking import reference_groups as groups_of_references
 from dissimilarity.tracking.alerts import Alert
@@ -69,7 +69,12 @@ class Tables:
         return {name: outbox.waiting for name, outbox in self._outboxes.items()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue from the state in a checkpoint."""
+        """Continue from the state in a checkpoint.
+
+        Raises:
+            ValueError: what waits for the curves is no rows of these.
+        """
+        checked_rows(state.get("curves", []))
         for name, records in state.items():
             self._outboxes[name].waiting = records
 

@@ -464,6 +464,29 @@ def last(change: Callable[[dict[str, Any], Path], object]) -> Callable[[Path, Pa
     return attack
 
 
+ROW = {"step": 2, "tokens": 64, "reference": "init", "measure": "cka", "site_a": "a", "site_b": "a", "value": 0.5}
+ROW |= {"dissimilarity": 0.5, "n_samples": 8, "seconds": 0.1}
+
+
+def of_tracker(**changes: Any) -> Callable[[Path, Path], None]:
+    def change(checkpoint: dict[str, Any], canary: Path) -> None:
+        (state,) = (state for state in checkpoint["callbacks"].values() if "matched" in state)
+        state.update(changes)
+
+    return last(change)
+
+
+NO_ROWS = {
+    "numbers": [1, 2],
+    "text": "abc",
+    "a mapping": {"a": 1},
+    "other columns": [{"step": 2, "more": 3}],
+    "a step that is text": [ROW | {"step": "two"}],
+    "a step without an end": [ROW | {"step": 10**30}],
+    "a value that is a list": [ROW | {"value": [1]}],
+}
+"""What a checkpoint may hold in place of rows of curves."""
+
 RESUMED: dict[str, tuple[Callable[[Path, Path], object], str]] = {
     "a pickle that runs": (last(lambda c, canary: c.update(loops=Reducing(canary))), r"last\.ckpt: it holds Python"),
     "loops that are a number": (last(lambda c, _: c.update(loops=3)), r"last\.ckpt: it is not what a run writes"),
@@ -510,6 +533,17 @@ RESUMED: dict[str, tuple[Callable[[Path, Path], object], str]] = {
         r"provenance\.json: wandb_id",
     ),
     "a link for a log": (lambda folder, canary: (folder / "figures.txt").symlink_to(canary), "is a link to .*CANARY"),
+    **{
+        f"rows that are {name}": (of_tracker(matched=json.dumps(rows)), r"last\.ckpt: .*expected rows of curves")
+        for name, rows in NO_ROWS.items()
+    },
+    **{
+        f"waiting rows that are {name}": (
+            of_tracker(waiting={"curves": rows, "intrinsic": [], "alerts": []}),
+            r"last\.ckpt: .*expected rows of curves",
+        )
+        for name, rows in NO_ROWS.items()
+    },
     "a link for a folder": (
         lambda folder, canary: (folder / "more").symlink_to(canary.parent),
         "is a link to .*outside of runs/tiny",

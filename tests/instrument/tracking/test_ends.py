@@ -228,9 +228,9 @@ def test_an_interrupt_while_rows_are_written_leaves_each_once(tmp_path: Path) ->
 
 def test_alerts_that_wait_outlive_a_second_tick(tmp_path: Path) -> None:
     tables = Tables(tmp_path, {}, PNG)
-    tables.load_state_dict({"curves": [{"step": 5}, {"step": 10}], "alerts": [{"step": 10}]})
+    tables.load_state_dict({"intrinsic": [{"step": 5}, {"step": 10}], "alerts": [{"step": 10}]})
     tables.drop(10)
-    assert tables.state_dict() == {"curves": [{"step": 5}], "intrinsic": [], "alerts": [{"step": 10}]}
+    assert tables.state_dict() == {"curves": [], "intrinsic": [{"step": 5}], "alerts": [{"step": 10}]}
 
 
 def test_stitches_at_the_end(tmp_path: Path) -> None:
