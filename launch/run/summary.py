@@ -10,13 +10,19 @@ from typing import Any
 from omegaconf import DictConfig
 from rich.console import Console
 from rich.markup import escape
+from rich.text import Text
 
 import settings
+from dissimilarity.cli.fitted_table import UNLIMITED
 from dissimilarity.inference.coverage import FIRST_TICK, REFERENCES
 from launch.run.distances import final_table
 from launch.run.folder import read_json
 
 terminal = Console(highlight=False)
+INDENT = 13
+"""Characters before a fact: its name, and the space around that."""
+WHOLE = {"page", "figures", "curves", "metrics", "W&B", "next"}
+"""Facts that can be typed or clicked."""
 
 SITES_SHOWN = 6
 
@@ -50,7 +56,7 @@ def show_start(folder: Path, cfg: DictConfig, data: Any, module: Any, notes: dic
         rows["against"] = ", ".join(with_step(uri, references.get(uri, {})) for uri in cfg.references)
         aligned = [_aligned(uri, origin["alignment"]) for uri, origin in references.items() if "alignment" in origin]
         if aligned:
-            rows["aligned"] = f"\n  {'':<10} ".join(aligned)
+            rows["aligned"] = "\n".join(aligned)
     terminal.print(f"[bold]{escape(str(folder))}[/bold]{' (continued)' if continued else ''}", soft_wrap=True)
     _show({key: escape(value) for key, value in rows.items()})
 
@@ -90,15 +96,15 @@ def show_end(folder: Path, summary: dict[str, Any], next_command: str) -> None:
     rows = _accuracies(summary) if summary.get("splits") is not None else _losses(summary)
     if summary.get("drift"):
         lines = [*(_nearest(measure, drift) for measure, drift in summary["drift"].items()), f"[dim]{REFERENCES}[/dim]"]
-        rows["nearest"] = f"\n  {'':<10} ".join(lines)
+        rows["nearest"] = "\n".join(lines)
     if summary.get("moves"):
         lines = [
             *(_moved(reference, curves) for reference, curves in summary["moves"].items()),
             f"[dim]{FIRST_TICK}[/dim]",
         ]
-        rows["moves"] = f"\n  {'':<10} ".join(lines)
+        rows["moves"] = "\n".join(lines)
     if summary.get("alerts"):
-        rows["alerts"] = f"\n  {'':<10} ".join(map(escape, summary["alerts"]))
+        rows["alerts"] = "\n".join(map(escape, summary["alerts"]))
     if summary.get("tokens_per_second") is not None:  # the console callback counts them
         rows["speed"] = _speed(summary)
     files = {"page": "report.html", "figures": "figures", "curves": "curves.parquet", "metrics": "metrics.csv"}
@@ -183,13 +189,17 @@ def _accuracies(summary: dict[str, Any]) -> dict[str, str]:
         width = max(map(len, by_split))
         lines = [f"{name:<{width}} {value:6.1%}" for name, value in by_split.items()]
         mean = f"[bold]{_number(summary, 'ood_accuracy', '.1%')}[/bold] out of distribution, the mean of"
-        rows["elsewhere"] = f"\n  {'':<10} ".join([mean, *map(escape, lines)])
+        rows["elsewhere"] = "\n".join([mean, *map(escape, lines)])
     return rows
 
 
 def _show(rows: dict[str, str]) -> None:
+    """Print facts by name. In a terminal, words that do not fit go below the others; commands and paths stay whole."""
     for key, value in rows.items():
-        terminal.print(f"  [dim]{key:<10}[/dim] {value}", soft_wrap=True)
+        is_wrapped = terminal.is_terminal and key not in WHOLE
+        lines = Text.from_markup(value).wrap(terminal, max(20, terminal.width - INDENT) if is_wrapped else UNLIMITED)
+        for name, line in zip([key, *[""] * len(lines)], lines, strict=False):
+            terminal.print(Text.assemble((f"  {name}".ljust(INDENT), "dim"), line), soft_wrap=True)
 
 
 def _speed(summary: dict[str, Any]) -> str:
