@@ -60,7 +60,7 @@ class FittedTable(Table):
             yield Text.from_markup(str(self.title), style="italic")
         whole = max(options.max_width, table._whole_width(console, options))
         yield from Table.__rich_console__(table, console, options.update(max_width=whole))
-        present = [str(column.header) for column in self.columns if column.header in dropped]
+        present = [str(Text.from_markup(str(column.header))) for column in self.columns if column.header in dropped]
         if present:
             yield Text(f"a wider terminal also shows: {', '.join(present)}", style="dim")
 

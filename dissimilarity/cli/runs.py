@@ -12,7 +12,7 @@ from rich.markup import escape
 
 from dissimilarity.cli.fitted_table import FittedTable
 from dissimilarity.inference.jackknife import plus_minus
-from dissimilarity.report.about import UNFINISHED, last_step
+from dissimilarity.report.about import last_step, status_of
 from dissimilarity.report.folders import Folder, found_in, read_folder
 from dissimilarity.tables.final import blocks, final_values
 
@@ -40,9 +40,12 @@ def run_watch(options: argparse.Namespace) -> None:
     """
     with Live(console=Console(highlight=False, emoji=False), auto_refresh=False) as live:
         while True:
-            folder = read_folder(found_in([options.folder])[0])
+            (first, *_) = found_in([options.folder])
+            folder = read_folder(first)
             if folder.kind != "run":
                 raise ValueError(f"{options.folder} is not a run; give the folder of one, such as runs/a")
+            if first != options.folder:
+                raise ValueError(f"{options.folder} is not a run, but holds some; give one of them, such as {first}")
             live.update(state_of(folder), refresh=True)
             if folder.summary:
                 return
@@ -64,7 +67,7 @@ def list_of(folders: Sequence[Folder]) -> FittedTable:
         values = [_value(rows[reference]) if reference in rows else "" for reference in references]
         table.add_row(
             escape(folder.name),
-            escape(str(summary.get("status", UNFINISHED))),
+            escape(status_of(folder)),
             str(last_step(folder) or 0),
             _number(summary.get("val_loss", _last(folder, "val/loss")), 3),
             *values,
@@ -87,9 +90,8 @@ def state_of(folder: Folder) -> Group:
         names = (row["reference"], row["site_a"], row["measure"])
         table.add_row(*map(escape, names), _value(row), blocks(row["curve"]))
     losses = [f"{name} {_number(values[-1], 3)}" for name, (_, values) in folder.losses.items() if values]
-    state = folder.summary.get("status", UNFINISHED)
-    head = f"{folder.name}: {state}, step {last_step(folder) or 0}" + "".join(f", {loss}" for loss in losses)
-    return Group(escape(head), table, *map(escape, folder.problems))
+    head = ", ".join([f"{folder.name}: {status_of(folder)}", f"step {last_step(folder) or 0}", *losses])
+    return Group(escape(head), table if table.rows else "no curves", *map(escape, folder.problems))
 
 
 def _finals(folder: Folder) -> list[dict[str, Any]]:

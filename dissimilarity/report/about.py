@@ -24,6 +24,13 @@ FACTS = (
 """Keys of the summary of a run, their names and forms."""
 
 
+def status_of(folder: Folder) -> str:
+    """Return how a run ended, in a word or two."""
+    if folder.summary or (folder.path / "summary.json").exists():
+        return str(folder.summary.get("status", "unknown state"))
+    return UNFINISHED
+
+
 def state_of(folder: Folder) -> str:
     """Return what a folder holds; of a run, whether it is finished and at which step it is."""
     if folder.kind == "unknown":
@@ -33,12 +40,11 @@ def state_of(folder: Folder) -> str:
         return f"results of {command}" if command else "results"
     steps = folder.summary.get("steps", last_step(folder))
     at = f" at step {steps:,}" if isinstance(steps, int) else ""
-    if not folder.summary and (folder.path / "summary.json").exists():
-        return f"unknown state{at}: summary.json cannot be read"
+    why = folder.summary.get("why")
     if not folder.summary:
-        return f"{UNFINISHED}{at}: there is no summary.json yet"
-    why = f": {folder.summary['why']}" if folder.summary.get("why") else ""
-    return f"{folder.summary.get('status', 'unknown state')}{at}{why}"
+        is_there = (folder.path / "summary.json").exists()
+        why = "summary.json cannot be read" if is_there else "there is no summary.json yet"
+    return f"{status_of(folder)}{at}" + (f": {why}" if why else "")
 
 
 def facts_of(folder: Folder) -> dict[str, str]:
@@ -97,7 +103,7 @@ def row_of(folder: Folder, place: Path, references: Sequence[str], measure: str 
     link = quote(relpath(page, place)) if page.exists() else None
     rows = [] if folder.curves is None else final_values(folder.curves)
     final = {row["reference"]: row["curve"][-1] for row in rows if row["measure"] == measure}
-    state = folder.summary.get("status", UNFINISHED) if folder.kind == "run" else state_of(folder)
+    state = status_of(folder) if folder.kind == "run" else state_of(folder)
     numbers = [folder.summary.get("val_loss"), folder.provenance.get("parameters"), folder.summary.get("seconds")]
     known = [value if is_number(value) else None for value in numbers]
     return [(folder.name, link), str(state), last_step(folder), *known, *map(final.get, references)]

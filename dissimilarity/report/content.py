@@ -172,7 +172,7 @@ def _of_runs(folders: Sequence[Folder], place: Path) -> Content:
     keys = dict.fromkeys(key for panels in by_folder for key in panels)
     panels = {key: [panels.get(key) for panels in by_folder] for key in keys}
     data, blocks = _data("runs", folders, panels)
-    title = f"{len(folders)} runs"
+    title = f"{len(folders)} {'runs' if all(folder.kind == 'run' for folder in folders) else 'folders'}"
     measure = next(iter(data["measures"]), None)
     rows = [row_of(folder, place, data["references"], measure) for folder in folders]
     parts = [

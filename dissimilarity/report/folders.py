@@ -108,7 +108,8 @@ def read_folder(path: Path) -> Folder:
         try:
             return how(path / name) if (path / name).exists() else default
         except (ValueError, OSError) as error:
-            problems.append(str(error))
+            if str(error) not in problems:
+                problems.append(str(error))
             return default
 
     has_curves = kind == "run" and any((path / name).exists() for name in (JOURNAL, TABLE))

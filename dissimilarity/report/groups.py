@@ -1,7 +1,6 @@
 """Runs that differ in their seeds alone, and the mean of their curves."""
 
 import json
-import math
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -40,7 +39,7 @@ def groups_of(folders: Sequence[Folder]) -> list[str]:
 
 
 def mean_curves(panels: Sequence[Panel]) -> list[dict[str, Any]]:
-    """Return the mean over the runs of a group of each site that all of them have, at the steps that they share.
+    """Return the mean over the runs of a group of each site that all of them have, at steps that most of them have.
 
     Args:
         panels: the panel of each run, of one reference and one measure.
@@ -50,19 +49,22 @@ def mean_curves(panels: Sequence[Panel]) -> list[dict[str, Any]]:
         fewer than five).
     """
     by_site = [{curve["site"]: curve["d"] for curve in panel["curves"]} for panel in panels]
-    steps = [step for step in panels[0]["steps"] if all(step in set(panel["steps"]) for panel in panels[1:])]
-    at = [[panel["steps"].index(step) for step in steps] for panel in panels]
+    steps = sorted({step for panel in panels for step in panel["steps"]})
+    places = [[steps.index(step) for step in panel["steps"]] for panel in panels]
     curves = []
     for site in by_site[0]:
         if not all(site in sites for sites in by_site):
             continue
-        values = np.array(
-            [[sites[site][place] for place in places] for sites, places in zip(by_site, at, strict=True)], dtype=float
-        )
-        enough = len(values) >= FEWEST_MODELS
-        error = values.std(0, ddof=1) / math.sqrt(len(values)) if enough else np.full(len(steps), np.nan)
-        half = np.asarray(half_width(error, np.full(len(steps), len(values))))
-        curves.append({"site": site, "steps": steps, "d": short(values.mean(0)), "h": short(half)})
+        values = np.full((len(panels), len(steps)), np.nan)
+        for row, sites, at in zip(values, by_site, places, strict=True):
+            row[at] = np.array(sites[site], dtype=float)
+        values[~np.isfinite(values)] = np.nan
+        most = 2 * np.isfinite(values).sum(0) > len(panels)
+        values, at_steps = values[:, most], [step for step, is_shown in zip(steps, most, strict=True) if is_shown]
+        counts = np.isfinite(values).sum(0)
+        error = np.where(counts < FEWEST_MODELS, np.nan, np.nanstd(values, 0, ddof=1) / np.sqrt(counts))
+        half = np.asarray(half_width(error, counts))
+        curves.append({"site": site, "steps": at_steps, "d": short(np.nanmean(values, 0)), "h": short(half)})
     return curves
 
 

@@ -90,7 +90,7 @@ def final_table(rows: Sequence[Mapping[str, Any]]) -> str:
     names = ["reference", "measure", "site", "step", "value", "95% interval", "null", "calibrated", "dissimilarity"]
     lines = []
     for row in rows:
-        half, site = half_width(row["stderr"], row["n_units"]), site_name(row["site_a"], row["site_b"])
+        half, site = float(half_width(row["stderr"], row["n_units"])), site_name(row["site_a"], row["site_b"])
         low, high = number(row["value"] - half), number(row["value"] + half)
         interval = DASH if low == DASH else f"{low} to {high}"
         numbers = (row["step"], row["value"], interval, row["null"], row["calibrated"], row["curve"][-1])

@@ -10,7 +10,7 @@ from pyarrow import csv
 
 import settings
 from dissimilarity.inference.paired import difference
-from dissimilarity.report.about import UNFINISHED
+from dissimilarity.report.about import status_of
 from dissimilarity.report.folders import Folder, found_in, read_folder
 from dissimilarity.tables.curves import distinct, matched, read_curves, select
 from dissimilarity.tables.files import replacing
@@ -47,7 +47,7 @@ def ends_of(folders: Sequence[Folder]) -> pa.Table:
         last = _last_rows(folder.path)
         first = last if first is None else first
         compared = _compared(last, first)
-        loss, state = folder.summary.get("val_loss"), str(folder.summary.get("status", UNFINISHED))
+        loss, state = folder.summary.get("val_loss"), status_of(folder)
         run = {"run": folder.name, "state": state, "loss": loss if isinstance(loss, float) else None}
         for row in final_values(folder.curves):
             key = tuple(row[name] for name in KEY)

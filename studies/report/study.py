@@ -4,7 +4,7 @@ from omegaconf import DictConfig
 from rich.markup import escape
 
 from dissimilarity.cli.fitted_table import FittedTable
-from dissimilarity.report.about import UNFINISHED, last_step
+from dissimilarity.report.about import last_step, status_of
 from dissimilarity.report.folders import Folder
 from dissimilarity.tables.final import final_values
 from studies.common.format import number, table_head, table_row
@@ -50,6 +50,6 @@ def report(cfg: DictConfig) -> Results:
 def _line(folder: Folder) -> list[str]:
     loss, step = folder.summary.get("val_loss"), last_step(folder)
     curves = 0 if folder.curves is None else len(final_values(folder.curves))
-    state = str(folder.summary.get("status", UNFINISHED)) if folder.kind == "run" else folder.kind
+    state = status_of(folder) if folder.kind == "run" else folder.kind
     shown = number(loss, sign=False) if isinstance(loss, float) else ""
     return [folder.name, state, "" if step is None else f"{step:,}", shown, str(curves)]

@@ -163,9 +163,9 @@ function clear(grid) {
 }
 
 function sentence(rows) {
-  const ends = new Map();
-  for (const row of rows) {
-    if (row.d === null || row.kind === "run") continue;
+  const ends = new Map(), known = rows.filter((row) => row.d !== null);
+  const means = known.filter((row) => row.kind !== "run");
+  for (const row of means.length ? means : known) {
     const key = row.kind === "reference" ? `${row.series} (${row.id})` : row.series;
     if (!ends.has(key)) ends.set(key, [row, row]);
     ends.get(key)[1] = row;

@@ -38,7 +38,18 @@ def test_the_mean_of_a_group_and_its_interval(tmp_path: Path, count: int) -> Non
         np.testing.assert_allclose(first["h"], half, rtol=1e-4)
 
 
-def test_only_common_steps_are_averaged(tmp_path: Path) -> None:
+def test_a_run_that_has_just_begun_leaves_the_mean_of_the_others(tmp_path: Path) -> None:
+    rows = [curve_row(0, site, site, dissimilarity=0.5) for site in SITES]
+    begun = write_run(tmp_path / "gelu-w16-d2-s5", rows, seed=5)
+    folders = [read_folder(path) for path in [*runs(tmp_path, 5), begun]]
+    panels = [panels_of(folder.curves)["init", "cka"] for folder in folders if folder.curves is not None]
+    first = mean_curves(panels)[0]
+    values = np.array([[0.1 * step + seed**2 / 50 for step in STEPS] for seed in range(5)])
+    np.testing.assert_allclose(first["d"], [(values[:, 0].sum() + 0.5) / 6, *values[:, 1:].mean(0)], rtol=1e-4)
+    assert first["steps"] == list(STEPS) and None not in first["h"]
+
+
+def test_only_steps_of_most_runs_are_averaged(tmp_path: Path) -> None:
     a = write_run(tmp_path / "a", [curve_row(step, SITES[0], SITES[0]) for step in (0, 4, 8)])
     b = write_run(tmp_path / "b", [curve_row(step, SITES[0], SITES[0]) for step in (0, 1, 8)])
     panels = [panels_of(folder.curves)["init", "cka"] for folder in map(read_folder, (a, b)) if folder.curves]
