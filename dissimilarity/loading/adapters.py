@@ -8,6 +8,7 @@ code, load further models, repeat layers or match names by expressions of unlimi
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from textwrap import shorten
 from typing import TYPE_CHECKING, Any
 
 from dissimilarity.loading.untrusted import read_json, shown
@@ -71,7 +72,7 @@ def merged(base: "nn.Module", folder: Path, uri: str) -> "nn.Module":
         model: Any = PeftModel.from_pretrained(base, str(folder), local_files_only=True, use_safetensors=True)
         return model.merge_and_unload(safe_merge=True)
     except Exception as error:  # peft raises many kinds
-        text = " ".join(str(error).split())[:300]
+        text = shorten(str(error), 300, placeholder=" ...")
         raise ValueError(f"reference {uri!r}: cannot load {folder.absolute()}: {text}") from error
 
 

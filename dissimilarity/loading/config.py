@@ -50,6 +50,8 @@ def check_model_folder(folder: Path, uri: str) -> list[Path]:
                 "it is not a model: expected config.json and model.safetensors, as save_pretrained writes them, found "
                 f"{files}"
             )
+        if weights[0].suffix == ".safetensors":
+            _check_parts(folder)
         check_config(read_json(folder / "config.json"), sum(path.stat().st_size for path in weights) // TENSOR_BYTES)
     except ValueError as error:
         raise ValueError(f"reference {uri!r}: cannot load {folder.absolute()}: {error}") from error
@@ -79,6 +81,18 @@ def weights_in(folder: Path) -> list[Path]:
         if files := sorted(path for path in folder.glob(pattern) if path.is_file()):
             return files
     return []
+
+
+def _check_parts(folder: Path) -> None:
+    """Check that all parts of a model that is divided over files are there."""
+    index = folder / "model.safetensors.index.json"
+    if not index.is_file() or (folder / "model.safetensors").is_file():
+        return
+    absent = sorted({name for name in read_json(index)["weight_map"].values() if not (folder / name).is_file()})
+    if absent:
+        more = f" and {len(absent) - 2} more" if len(absent) > 2 else ""
+        names = ", ".join(map(shown, absent[:2]))
+        raise ValueError(f"it lacks {names}{more}, which {index.name} names; copy it again")
 
 
 def check_folder(folder: Path) -> None:

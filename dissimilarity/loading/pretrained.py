@@ -7,6 +7,7 @@ and weights are read as safetensors or as pickles that hold tensors alone.
 import hashlib
 from functools import partial
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 from tokenizers import Tokenizer
@@ -71,7 +72,7 @@ def _load(
         )
         model, report = from_files(kind, config, weights, load, adapter) if block_by_block else load()
     except Exception as error:  # transformers, safetensors and pickle raise many kinds
-        text = " ".join(str(error).split())[:300]
+        text = shorten(str(error), 300, placeholder=" ...")
         raise ValueError(f"reference {uri!r}: cannot load {folder.absolute()}: {text}") from error
     check_loaded(report, model, f"reference {uri!r}: {folder.absolute()}", of_a_body=not causal)
     file = folder.resolve() / "tokenizer.json"

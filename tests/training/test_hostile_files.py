@@ -240,6 +240,16 @@ def test_what_lies_in_a_folder_of_hugging_face_is_checked_before_transformers_is
         references.load(f"hf:{tmp_path}")
 
 
+def test_a_model_of_which_a_part_was_not_copied_is_one_message(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = [f"model-0000{part}-of-00003.safetensors" for part in (1, 2, 3)]
+    save_file({"w": torch.ones(4)}, tmp_path / names[0])
+    (tmp_path / "config.json").write_text('{"model_type": "gpt2"}')
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {name: name for name in names}}))
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    with pytest.raises(ValueError, match=f"lacks {names[1]}, {names[2]}, which .* copy it again"):
+        references.load(f"hf:{tmp_path}")
+
+
 def test_a_folder_with_an_adapter_names_no_other_model(tmp_path: Path) -> None:
     from tests.instrument.loading.test_pretrained import saved
 
