@@ -75,6 +75,8 @@ def find_place(argument: str) -> Place:
     Raises:
         ValueError: it names nothing that can be read.
     """
+    if not argument.removeprefix("hf:").strip():
+        raise ValueError(f"{argument!r} names no model; expected {FORMS}")
     path = Path(argument)
     if is_saved(argument):
         if not path.exists():

@@ -127,7 +127,7 @@ def _by_measure(rows: Sequence[dict[str, Any]], measure: Measure, subject: str, 
             f"{subject} are most alike at {sites_in_words(near)} ({measure.label} {with_interval(near)}) and differ "
             f"most at {sites_in_words(far)} ({with_interval(far)}; {_scale([far], measure, null)}){without}."
         )
-    unrelated = [row for row in finite if _is_as_far_as_the_null(row)] if len(finite) > 1 else []
+    unrelated = [row for row in finite if _is_as_far_as_the_null(row, measure)] if len(finite) > 1 else []
     if unrelated:
         words += f" At {_places(unrelated)}, {measure.label} cannot tell them from {null.what}."
     directions = dict.fromkeys(_one_direction(row, measure) for row in (near, far))
@@ -149,7 +149,7 @@ def _of_one(row: dict[str, Any], measure: Measure, subject: str, null: Null) -> 
         return f"{subject} are alike {where}: {found}"
     if not math.isfinite(half):
         return f"{subject} have no interval {where}, so whether they differ is unknown: {found}"
-    is_alike, is_unrelated = abs(row["value"] - measure.identical) <= half, _is_as_far_as_the_null(row)
+    is_alike, is_unrelated = abs(row["value"] - measure.identical) <= half, _is_as_far_as_the_null(row, measure)
     if is_alike and is_unrelated:
         return f"{subject} may be identical or as different as {null.what}, within noise, {where}: {found}"
     if is_alike:
@@ -175,11 +175,15 @@ def _one_direction(row: dict[str, Any], measure: Measure) -> str:
     return f"At {site}, one direction has {share:.0%} of the variance and decides {measure.label}."
 
 
-def _is_as_far_as_the_null(row: dict[str, Any]) -> bool:
-    """Return whether the interval of the calibrated value holds 0."""
-    if not math.isfinite(row["calibrated_stderr"]):
-        return False
-    return bool(row["calibrated"] <= half_width(row["calibrated_stderr"], row["n_units"]))
+def _is_as_far_as_the_null(row: dict[str, Any], measure: Measure) -> bool:
+    """Return whether the interval of the calibrated value holds 0, or that of the value the null if there is none.
+
+    A value beyond the null counts, too.
+    """
+    if math.isfinite(row["calibrated_stderr"]):
+        return bool(row["calibrated"] <= half_width(row["calibrated_stderr"], row["n_units"]))
+    beyond = (row["null"] - row["value"]) * math.copysign(1, measure.identical - row["null"])
+    return bool(-beyond <= half_width(row["stderr"], row["n_units"]))  # False where either is missing
 
 
 def sites_in_words(row: dict[str, Any]) -> str:

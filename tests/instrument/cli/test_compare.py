@@ -267,6 +267,13 @@ def test_one_pair_of_sites_has_a_verdict(numbers: tuple[float, float, float]) ->
     assert verdict([row], CKA(), None, "a", "b", True).startswith(VERDICTS[numbers])
 
 
+def test_a_layer_without_a_calibrated_error_may_be_as_far_as_the_null() -> None:
+    rows = [row_of("near", 0.9), row_of("far", 0.12), row_of("wide", -0.02, 0.25) | {"calibrated_stderr": math.nan}]
+    rows[1] |= {"calibrated": 0.02}
+    words = verdict(rows, CKA(), None, "a", "b")
+    assert "At far, wide, cka cannot tell them from models that read different text." in words
+
+
 def row_of(site: str, value: float, stderr: float = 0.01) -> dict[str, Any]:
     row = {"site_a": site, "site_b": site, "value": value, "dissimilarity": 1 - value, "stderr": stderr, "n_units": 16}
     return row | {"null": 0.1, "calibrated": 0.9, "calibrated_stderr": stderr, "note": "", "first_pc_a": 0.74}

@@ -84,6 +84,8 @@ def mistakes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[list[s
         "no base": ([str(root / "base"), good], "is no folder of a model at "),
         "part of a file": ([str(root / "model-00002-of-00003.gguf"), good], "part 2 of 3"),
         "no file": (["gone.npy", a], "there is no file"),
+        "no name": (["", good], "'' names no model; expected"),
+        "no name of the hub": (["hf:", good], "'hf:' names no model; expected"),
         "no run": (["runs/gone", good], "there is no"),
         "text in Latin 1": ([*both, "--text", str(root / "latin.txt")], "it is not UTF-8"),
         "text is a folder": ([*both, "--text", str(root)], "give a UTF-8 text file"),
