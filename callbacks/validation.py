@@ -3,6 +3,12 @@
 from typing import Any
 
 import pytorch_lightning as pl
+from pytorch_lightning.callbacks import EarlyStopping
+
+
+def has_stopped(callback: pl.Callback) -> bool:
+    """Return whether a callback is an EarlyStopping that has waited for as long as it may."""
+    return isinstance(callback, EarlyStopping) and callback.wait_count >= callback.patience
 
 
 class FinalValidation(pl.Callback):
@@ -11,6 +17,10 @@ class FinalValidation(pl.Callback):
     Lightning alone logs the validation after update k at step k - 1, and the metrics of a training step at the number
     of updates that its weights had seen, so that one axis would mean two things.
     """
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Do no further step of a training that EarlyStopping ended, and that was killed before its summary."""
+        trainer.should_stop |= any(map(has_stopped, trainer.early_stopping_callbacks))
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int

@@ -111,4 +111,5 @@ class Budget:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from the state in a checkpoint."""
         self.spent, self._before = state["spent"], state["trained"]
+        self._start, self._spent_at_start = time.monotonic(), self.spent
         self._costs = {kind: deque(seconds, maxlen=5) for kind, seconds in state["costs"].items()}

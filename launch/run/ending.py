@@ -18,6 +18,7 @@ from pytorch_lightning.callbacks import EarlyStopping
 
 from callbacks.interrupted import Interrupted, OutOfTime
 from callbacks.metrics import MetricsLogger
+from callbacks.validation import has_stopped
 
 LOSSES = ("train/loss", "val/loss")
 
@@ -37,8 +38,9 @@ def ended(trainer: pl.Trainer) -> dict[str, Any]:
     if step >= last:
         return {"status": "finished"}
     for callback in trainer.early_stopping_callbacks:
-        if isinstance(callback, EarlyStopping) and callback.stopping_reason_message:
-            return {"status": "stopped early", "why": callback.stopping_reason_message.strip()}
+        message = callback.stopping_reason_message if isinstance(callback, EarlyStopping) else None
+        if message or has_stopped(callback):
+            return {"status": "stopped early", "why": (message or "EarlyStopping, in an earlier start").strip()}
     reasons = [reason for callback in trainer.callbacks if (reason := getattr(callback, "why_to_stop", ""))]  # pyright: ignore
     if reasons:
         return {"status": "stopped", "why": "; ".join(reasons)}

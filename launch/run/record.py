@@ -10,6 +10,7 @@ from typing import Any
 import pytorch_lightning as pl
 from omegaconf import DictConfig
 
+from callbacks.metrics import MetricsLogger
 from callbacks.run import Summarized
 from data.module import TextDataModule
 from data.probe import probe_hash
@@ -118,7 +119,7 @@ def end(folder: Path, trainer: pl.Trainer, module: RecipeModule, loggers: list[A
         "run": folder.name,
         "steps": trainer.global_step,
         "parameters": module.n_parameters,
-        **module.outcome({key: float(value) for key, value in trainer.callback_metrics.items()}),
+        **module.outcome(_last_metrics(trainer)),
         "seconds": round(seconds, 1),
         **_of_callbacks(trainer),
         "wandb": next((where for logger in loggers if (where := getattr(logger, "where", None))), None),
@@ -126,6 +127,13 @@ def end(folder: Path, trainer: pl.Trainer, module: RecipeModule, loggers: list[A
     write_json(folder / "summary.json", summary)
     page.refresh(folder)
     return summary
+
+
+def _last_metrics(trainer: pl.Trainer) -> dict[str, float]:
+    """Return the last value of each metric, also of earlier starts: the last one may have had no step left to do."""
+    tables = [logger for logger in trainer.loggers if isinstance(logger, MetricsLogger)]
+    rows = [row for table in tables for row in table.steps().values()]
+    return {key: float(value) for row in [*rows, trainer.callback_metrics] for key, value in row.items()}
 
 
 def cut_short(folder: Path, trainer: pl.Trainer, error: BaseException, seconds: float) -> None:

@@ -19,7 +19,7 @@ from callbacks.time_limit import TimeLimit
 from dissimilarity.tables.curves import INTRINSIC, JOURNAL, Curves, read_curves
 from dissimilarity.tables.journal import Journal
 from launch.run.folder import OVER, read_json
-from tests.helpers.tiny_run import in_process, kill_at, tiny
+from tests.helpers.tiny_run import in_process, kill_at, kill_at_file, tiny
 from train import train
 
 
@@ -162,6 +162,31 @@ def test_a_run_that_ends_at_a_tick_has_all_pairs_there_until_it_continues(end: s
     assert same(*(Journal(folder / INTRINSIC).read() for folder in (matched, run)))
     whole, continued = (read_curves(folder).drop_columns("seconds").to_pylist() for folder in (matched, run))
     assert same(whole, continued)
+
+
+def test_a_run_killed_before_its_summary_has_the_same_one(home: Path) -> None:
+    cfg = tiny(home, name="no-summary")
+    assert in_process(cfg, partial(kill_at_file, "summary.json", 1)) == -signal.SIGKILL
+    assert in_process(cfg) == 0
+    whole, cut = (read_json(home / "runs" / name / "summary.json") for name in ("whole", "no-summary"))
+    of_the_clock = ("run", "seconds", "tokens_per_second", "tracking_share")
+    assert {key: cut[key] for key in cut if key not in of_the_clock} == {
+        key: whole[key] for key in whole if key not in of_the_clock
+    }
+    assert 0 < cut["tracking_share"] < 1
+
+
+def test_a_run_that_early_stopping_ended_does_no_step_more_if_it_was_killed_then(home: Path) -> None:
+    cfg = tiny(home, name="early-killed", **EARLY)
+    assert in_process(cfg, partial(kill_at_file, "summary.json", 1)) == -signal.SIGKILL
+    before = read_curves(home / "runs" / "early-killed").to_pylist()
+    assert in_process(cfg) == 0
+    summary = read_json(home / "runs" / "early-killed" / "summary.json")
+    assert (summary["status"], summary["steps"]) == ("stopped early", 6) and summary["val_loss"] > 0
+    assert same(
+        read_curves(home / "runs" / "early-killed").drop_columns("seconds").to_pylist(),
+        [{key: row[key] for key in row if key != "seconds"} for row in before],
+    )
 
 
 def full_disk_from(step: int) -> None:
