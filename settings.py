@@ -15,6 +15,8 @@ PUBLISHED = {
 """Published models for `models=`, by families with one tokenizer: a pattern of URIs, and the values of `sizes=`."""
 FILES = (".ckpt", ".safetensors", ".npy")
 """Endings of files that a glob in `models=` may match."""
+OF_RUNS = ("config.yaml", "curves.parquet", "curves.jsonl")
+"""Files of which a folder that it matches has one; a tracked training of one's own has no config."""
 SMALL = ("tl",)
 """Families that stand for all their models if no sizes are given."""
 PRECISIONS = ("32-true", "bf16-mixed", "bf16-true", "16-mixed", "16-true", "64-true")
@@ -238,7 +240,7 @@ def _matching(uri: str, runs_dir: str) -> list[str]:
         return [uri]
     in_runs = path.startswith("runs/")
     found = [Path(name) for name in glob(f"{escape(runs_dir)}/{path.removeprefix('runs/')}" if in_runs else path)]
-    models = [place for place in found if place.suffix in FILES or (place / "config.yaml").is_file()]
+    models = [place for place in found if place.suffix in FILES or any((place / name).is_file() for name in OF_RUNS)]
     if not models:
         where = f"{runs_dir}/{path.removeprefix('runs/')}" if in_runs else path
         raise ValueError(f"models=[{uri}]: no run matches {where}; type the names of runs, such as models=[runs/a]")

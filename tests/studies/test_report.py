@@ -41,6 +41,9 @@ def test_globs_stand_for_runs_and_files_in_the_order_of_their_numbers(
     assert models(runs, f"{runs}/oth*", "hf:a/b*") == [f"{runs}/other", "hf:a/b*"]
     monkeypatch.chdir(runs)
     assert models(runs, "oth*") == ["other"]
+    (runs / "other" / "config.yaml").rename(runs / "config.yaml")
+    assert models(runs, "oth*") == ["other"]  # it still has curves
+    (runs / "config.yaml").rename(runs / "other" / "config.yaml")
     with pytest.raises(ValueError, match="no run matches"):
         models(runs, "runs/nothing*")
 
