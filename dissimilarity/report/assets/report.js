@@ -53,7 +53,7 @@ function rowsOf(reference, measure, sites) {
       });
     }
   });
-  const groups = Object.keys(data.means).filter((group) => page.groups.some((name, i) => name === group && shown.has(i)));
+  const groups = Object.keys(data.means).filter((group) => page.groups.every((name, i) => name !== group || shown.has(i)));
   for (const group of groups) {
     const curves = data.means[group];
     for (const curve of curves) {
