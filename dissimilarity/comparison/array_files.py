@@ -62,15 +62,17 @@ def check_arrays(name: str, arrays: Mapping[str, ArrayReader]) -> None:
     for site, array in arrays.items():
         if not site.isprintable():
             raise ValueError(f"{name}: expected names of sites, found {site!r} with control characters")
-        if len(array.shape) < 2 or 0 in array.shape:
-            raise ValueError(
-                f"{name}: expected activations (n, d) or (sequences, positions, d) at {site}, found {array.shape}; "
-                "reshape them, or choose other sites"
-            )
         if not array.floating:
             raise ValueError(
                 f"{name}: expected floating-point activations at {site}, found {array.dtype}; "
                 "save them as float32, or as bfloat16 in a .safetensors file"
+            )
+        if 0 in array.shape:
+            raise ValueError(f"{name}: the activations at {site} are empty: {array.shape}; save them again")
+        if len(array.shape) < 2:
+            raise ValueError(
+                f"{name}: expected activations (n, d) or (sequences, positions, d) at {site}, found {array.shape}; "
+                "reshape them, or choose other sites"
             )
 
 
@@ -165,7 +167,7 @@ def arrays_in(path: Path) -> dict[str, ArrayReader]:
         if path.is_dir():
             return {file.stem: _npy(file) for file in sorted(path.glob("*.npy"), key=lambda file: _natural(file.stem))}
     except (OSError, ValueError, SafetensorError) as error:
-        raise ValueError(f"cannot read {path}: {error}; pass {KINDS}") from error
+        raise ValueError(f"cannot read {path}: {str(error).rstrip('.')}; pass {KINDS}") from error
     raise ValueError(f"{path}: {'unknown kind of file' if path.exists() else 'no such file'}; pass {KINDS}")
 
 
