@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dissimilarity.cli.command import LENGTH, SEQUENCES
+from dissimilarity.cli.command import LEAST, LENGTH, SEQUENCES
 from dissimilarity.cli.sides import Side
 from dissimilarity.cli.texts import NO_TOKENIZER, is_same, packed, pieces, read_text, tokens_in
 from dissimilarity.comparison.saved import SavedActivations, open_source
@@ -90,6 +90,7 @@ def _of_text(models: Sequence[Side], text: str, notes: dict[str, Any], sequences
     if is_same(a, b):
         ids, spans = packed(text, a, sequences, length)
         rows = torch.tensor(ids)
+        _check_varied(rows, notes["text"])
         notes |= {"sequences": len(rows), "length": rows.shape[1]} | _why_fewer(len(rows), sequences)
         return Probe(rows, a, notes, rows.shape[1], [text] * len(rows), spans)
     from dissimilarity.loading.texts import encoded  # tokenizers are optional
@@ -129,7 +130,20 @@ def _of_tokens(models: Sequence[Side], path: Path) -> Probe:
     array = tokens_in(path, {label: size for label, size in sizes.items() if size is not None})
     digest = hashlib.sha256(array.tobytes()).hexdigest()
     tokens = torch.from_numpy(array.astype(np.int64))
+    _check_varied(tokens, str(path))
     return Probe(tokens, None, {"tokens": str(path), "sha256": digest, "sequences": len(tokens)}, tokens.shape[1])
+
+
+def _check_varied(rows: Tensor, name: str) -> None:
+    """Check that sequences are not copies of a few, which would give intervals of no width.
+
+    Raises:
+        ValueError: they are.
+    """
+    different = len(torch.unique(rows, dim=0))
+    if different < min(LEAST, len(rows)):
+        some = "are all the same" if different == 1 else f"are copies of {different}"
+        raise ValueError(f"the {len(rows)} sequences of {name} {some}; give {LEAST} or more that differ")
 
 
 def _positions(sides: Sequence[Side]) -> int:

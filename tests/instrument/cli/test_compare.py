@@ -98,6 +98,13 @@ def as_json(capsys: pytest.CaptureFixture[str], folders: dict[str, Path], a: str
     return json.loads(out)
 
 
+def test_a_text_that_repeats_itself_is_no_sample(capsys: Any, folders: dict[str, Path], tmp_path: Path) -> None:
+    (tmp_path / "blank.txt").write_text("\n" * 4000)
+    arguments = (folders["model"], folders["seed"], "--text", tmp_path / "blank.txt", *FEW)
+    code, _, err = compare(capsys, *arguments)
+    assert code == 2 and "give 4 or more that differ" in " ".join(err.split())
+
+
 def test_one_changed_weight_is_found_at_its_block(capsys: Any, folders: dict[str, Path]) -> None:
     result = as_json(capsys, folders, "model", "planted", "--measures", "cka")
     assert f"alike to within rounding up to {BLOCK.format(0)} and differ from {BLOCK.format(1)} on" in result["verdict"]
