@@ -39,10 +39,11 @@ def command(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
         config = transformers.LlamaConfig(vocab_size=256, max_position_embeddings=128, **sizes)
         transformers.LlamaForCausalLM(config).save_pretrained(root / name.replace("/", ":"))
         byte.save(str(root / name.replace("/", ":") / "tokenizer.json"))
-    words = " ".join([*WORDS, CONTROLS])
-    (root / "text.txt").write_text((words + " ") * 12)
+    words = [*WORDS, CONTROLS]
+    turned = [" ".join(words[place:] + words[:place]) for place in range(len(words))]
+    (root / "text.txt").write_text("".join(f"{line} " for line in turned))
     a, b = (str(root / name) for name in ("[:x]", "R&D"))
-    length = str(len(words.encode()) + 1)
+    length = str(len(turned[0].encode()) + 1)
     return ["compare", a, b, "--text", str(root / "text.txt"), "--length", length, "--influence", "--measures", "cka"]
 
 
