@@ -11,7 +11,7 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Checkpoint
 
-from callbacks.metrics import MetricsLogger
+from callbacks.metrics import tables_of
 from dissimilarity.lightning import DissimilarityTracker
 from dissimilarity.loading.untrusted import shown
 from dissimilarity.tables.curves import JOURNAL, Curves
@@ -83,7 +83,7 @@ class ScheduledCheckpoints(Checkpoint):
                     Curves(path.parent).return_to(mark, _replaced_rows(trainer, path.parent))
                 else:
                     Journal(path).return_to(mark)
-        for table in _tables(trainer):
+        for table in tables_of(trainer):
             table.truncate(self._continued or -1)
             for logger in trainer.loggers:
                 if self._continued and trainer.is_global_zero and hasattr(logger, "replay"):
@@ -165,7 +165,7 @@ class ScheduledCheckpoints(Checkpoint):
                 files[step].unlink()
 
     def _save_last(self, trainer: pl.Trainer) -> None:
-        for logger in _tables(trainer):
+        for logger in tables_of(trainer):
             logger.flush()
         self._write(trainer, self.folder / LAST, weights_only=False)
         self._saved = trainer.global_step
@@ -204,10 +204,6 @@ def _disk_error(error: Exception, path: Path) -> Exception:
             str(path),
         )
     return error
-
-
-def _tables(trainer: pl.Trainer) -> list[MetricsLogger]:
-    return [logger for logger in trainer.loggers if isinstance(logger, MetricsLogger)]
 
 
 def _replaced_rows(trainer: pl.Trainer, folder: Path) -> Sequence[Mapping[str, Any]]:

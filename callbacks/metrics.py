@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import pytorch_lightning as pl
 from pytorch_lightning.loggers.logger import Logger
 from pytorch_lightning.utilities import rank_zero_only
 
@@ -94,6 +95,11 @@ class MetricsLogger(Logger):
         self.flush()
         if self._journal.path.exists():
             fold(self._journal, self.folder / "metrics.csv")
+
+
+def tables_of(trainer: pl.Trainer) -> list[MetricsLogger]:
+    """Return the metrics tables among the loggers of a trainer."""
+    return [logger for logger in trainer.loggers if isinstance(logger, MetricsLogger)]
 
 
 def fold(journal: Journal, path: Path) -> None:

@@ -17,7 +17,7 @@ import pytorch_lightning as pl
 from pytorch_lightning.callbacks import EarlyStopping
 
 from callbacks.interrupted import Interrupted, OutOfTime
-from callbacks.metrics import MetricsLogger
+from callbacks.metrics import tables_of
 from callbacks.validation import has_stopped
 
 LOSSES = ("train/loss", "val/loss")
@@ -61,6 +61,5 @@ def broken_off(error: BaseException) -> dict[str, Any]:
 
 def _diverged_at(trainer: pl.Trainer) -> int | None:
     """Return the first step whose logged loss is not finite; None without one."""
-    tables = [logger for logger in trainer.loggers if isinstance(logger, MetricsLogger)]
-    rows = (item for table in tables for item in table.steps().items())
+    rows = (item for table in tables_of(trainer) for item in table.steps().items())
     return next((step for step, row in rows if any(not math.isfinite(row.get(key, 0.0)) for key in LOSSES)), None)

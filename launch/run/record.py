@@ -10,7 +10,7 @@ from typing import Any
 import pytorch_lightning as pl
 from omegaconf import DictConfig
 
-from callbacks.metrics import MetricsLogger
+from callbacks.metrics import tables_of
 from callbacks.run import Summarized
 from data.module import TextDataModule
 from data.probe import probe_hash
@@ -131,8 +131,7 @@ def end(folder: Path, trainer: pl.Trainer, module: RecipeModule, loggers: list[A
 
 def _last_metrics(trainer: pl.Trainer) -> dict[str, float]:
     """Return the last value of each metric, also of earlier starts: the last one may have had no step left to do."""
-    tables = [logger for logger in trainer.loggers if isinstance(logger, MetricsLogger)]
-    rows = [row for table in tables for row in table.steps().values()]
+    rows = [row for table in tables_of(trainer) for row in table.steps().values()]
     return {key: float(value) for row in [*rows, trainer.callback_metrics] for key, value in row.items()}
 
 
