@@ -1,6 +1,6 @@
 "use strict";
 // Figures: Vega-Lite specifications become drawings with a caption, their numbers, and files to save.
-// Text from data is only ever set as text, never as HTML.
+// Text from data is only ever set as text; in tooltips, which are HTML, it is escaped.
 
 const $ = (id) => document.getElementById(id);
 const json = (id) => JSON.parse($(id).textContent);
@@ -102,6 +102,13 @@ function compiled(name, { series = [], dark = isDark(), steps = [], height = nul
   return vegaLite.compile(spec, { config: config(dark) }).spec;
 }
 
+// Return what a tooltip shows: a line per value that there is.
+function hover(values, escape) {
+  const lines = Object.entries(values).filter(([, text]) => text !== "null" && text !== "");
+  const cells = ([name, text]) => `<td class="key">${escape(name)}</td><td class="value">${escape(text)}</td>`;
+  return `<table>${lines.map((line) => `<tr>${cells(line)}</tr>`).join("")}</table>`;
+}
+
 async function embed(host, spec, rows, signals, options = {}) {
   const own = structuredClone(spec);
   own.data.find((data) => data.name === "rows").values = rows;
@@ -111,7 +118,8 @@ async function embed(host, spec, rows, signals, options = {}) {
   }
   const renderer = rows.length > few ? "canvas" : "svg";
   return (await vegaEmbed(host, own, {
-    mode: "vega", ast: true, actions: false, renderer, logLevel: vega.Error, tooltip: { theme: isDark() ? "dark" : "light" }, ...options,
+    mode: "vega", ast: true, actions: false, renderer, logLevel: vega.Error,
+    tooltip: { theme: isDark() ? "dark" : "light", formatTooltip: hover }, ...options,
   })).view;
 }
 

@@ -153,7 +153,7 @@ function legend(series) {
 }
 // ---- heat maps
 
-const tick = { index: Infinity, timer: null }; // the last map, until the reader moves the slider
+const tick = { step: Infinity, timer: null }; // the last map, until the reader moves the slider
 const mapsOf = (reference, measure) => panel(reference, measure)?.runs[0]?.maps ?? null;
 const mapPanels = () => chosen("measure", page.measures).flatMap((measure) => chosen("reference", page.references)
   .map((reference) => ({ reference, measure, maps: mapsOf(reference, measure) }))).filter(({ maps }) => maps);
@@ -161,6 +161,8 @@ const mapPanels = () => chosen("measure", page.measures).flatMap((measure) => ch
 function mapSteps() {
   return [...new Set(mapPanels().flatMap(({ maps }) => maps.steps))].sort((x, y) => x - y);
 }
+
+const indexAt = (steps) => Math.max(0, steps.findLastIndex((step) => step <= tick.step));
 
 // Return the cells of a heat map at the newest of its steps up to a step.
 function cellsOf(maps, step, isChosen) {
@@ -177,11 +179,10 @@ function drawMaps() {
   $("heatmaps").classList.toggle("still", steps.length < 2);
   clear(grid);
   if (!steps.length) return;
-  tick.index = Math.min(tick.index, steps.length - 1);
-  Object.assign($("tick"), { max: steps.length - 1, value: tick.index });
+  Object.assign($("tick"), { max: steps.length - 1, value: indexAt(steps) });
   for (const { reference, measure, maps } of panels.slice(0, 24)) {
     const isChosen = (a, b) => Boolean(pair) && pair.reference === reference && pair.a === a && pair.b === b;
-    const rows = cellsOf(maps, steps[tick.index], isChosen);
+    const rows = cellsOf(maps, steps[indexAt(steps)], isChosen);
     const height = Math.max(100, Math.min(360, 30 * maps.a.length));
     const [low, top] = maps.limits;
     const signals = { low, top, ink: isDark() ? "#ffffff" : "#d55e00" };
@@ -194,8 +195,7 @@ function drawMaps() {
     const title = titleOf(measure, reference);
     const figure = draw(grid, title, "maps", rows, signals, options, "");
     figure.update = () => {
-      const step = steps[tick.index];
-      figure.rows = cellsOf(maps, step, isChosen);
+      figure.rows = cellsOf(maps, steps[indexAt(steps)], isChosen);
       const values = figure.rows.map((row) => row.d).filter((d) => d !== null);
       figure.caption.textContent = values.length
         ? `${page.kind === "comparison" ? "" : `step ${figure.rows[0].step}: `}from ${digits(Math.min(...values))} to ${digits(Math.max(...values))}` : "no values";
@@ -209,10 +209,10 @@ function drawMaps() {
 }
 
 function showTick() {
-  const steps = mapSteps();
-  $("tick").value = tick.index;
-  $("tick").setAttribute("aria-valuetext", `step ${steps[tick.index]}`);
-  $("at").textContent = `step ${steps[tick.index]?.toLocaleString("en")} (${tick.index + 1} of ${steps.length})`;
+  const steps = mapSteps(), index = indexAt(steps);
+  $("tick").value = index;
+  $("tick").setAttribute("aria-valuetext", `step ${steps[index]}`);
+  $("at").textContent = `step ${steps[index]?.toLocaleString("en")} (${index + 1} of ${steps.length})`;
   for (const figure of $("maps").querySelectorAll("figure.plot")) figure.update?.();
 }
 
@@ -221,11 +221,12 @@ function play() {
   clearInterval(tick.timer);
   tick.timer = null;
   if (!isPlaying) {
-    if (tick.index >= Number($("tick").max)) tick.index = -1;
+    if (tick.step >= last(mapSteps())) tick.step = -Infinity;
     const next = () => {
-      tick.index += 1;
+      const steps = mapSteps();
+      tick.step = steps.find((step) => step > tick.step) ?? last(steps);
       showTick();
-      if (tick.index >= Number($("tick").max)) play();
+      if (tick.step === last(steps)) play();
     };
     tick.timer = setInterval(next, 500);
     next();
@@ -335,7 +336,7 @@ document.querySelectorAll("table.sortable").forEach(sortable);
 document.querySelectorAll("input[type=search]").forEach((input) => searchable(input, $(input.getAttribute("aria-controls"))));
 document.querySelectorAll("#choices select").forEach((select) => { select.onchange = drawAll; });
 if ($("tick")) {
-  $("tick").oninput = () => { tick.index = Number($("tick").value); showTick(); };
+  $("tick").oninput = () => { tick.step = mapSteps()[Number($("tick").value)]; showTick(); };
   $("play").onclick = play;
 }
 $("theme").onclick = () => {
