@@ -5,8 +5,10 @@ Nothing heavy is imported before `main` runs, so that help and messages appear a
 
 if __name__ == "__main__":
     from callbacks import signals
+    from launch.cli import starting
 
     signals.take_over()  # before the first import that takes time
+    starting.show()
 
 import sys
 from pathlib import Path
@@ -80,4 +82,5 @@ def _holds_no_results(folder: Path) -> bool:
 
 
 if __name__ == "__main__":
+    starting.clear()
     sys.exit(run(main, "analyze"))

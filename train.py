@@ -5,8 +5,10 @@ Nothing heavy is imported before `main` runs, so that help and messages appear a
 
 if __name__ == "__main__":
     from callbacks import signals
+    from launch.cli import starting
 
     signals.take_over()  # before the first import that takes time
+    starting.show()
 
 import sys
 import time
@@ -204,4 +206,5 @@ def build(node: DictConfig, run: "Run", kind: type) -> Any:
 
 
 if __name__ == "__main__":
+    starting.clear()
     sys.exit(run(main, "train"))

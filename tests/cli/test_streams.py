@@ -1,5 +1,7 @@
 """Broken output does not end a command or change its exit code."""
 
+import os
+import pty
 import subprocess
 import sys
 from pathlib import Path
@@ -53,6 +55,19 @@ def test_the_program_runs_to_its_end(redirection: str, unbuffered: str, tmp_path
     assert done.exists(), ended.stderr
     assert ended.returncode == 7
     assert "Traceback" not in ended.stderr and "Exception ignored" not in ended.stderr
+
+
+@pytest.mark.parametrize("program", ["train.py", "analyze.py"])
+def test_a_terminal_has_a_word_at_once(program: str) -> None:
+    terminal, inside = pty.openpty()
+    command = [sys.executable, str(ROOT / program), "--no-such-flag"]
+    alone = {key: value for key, value in os.environ.items() if key != "LOCAL_RANK"}
+    assert subprocess.run(command, stdout=inside, stderr=inside, env=alone, check=False).returncode == 2
+    text = os.read(terminal, 10_000).decode()
+    os.close(inside)
+    os.close(terminal)
+    assert text.startswith(f"starting ...\r{' ' * len('starting ...')}\r--no-such-flag")
+    assert "starting" not in subprocess.run(command, capture_output=True, text=True, check=False).stderr
 
 
 def test_the_stream_of_a_test_or_a_notebook_stays(capsys: pytest.CaptureFixture[str]) -> None:
