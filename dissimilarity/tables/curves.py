@@ -240,7 +240,7 @@ def read_curves(path: str | Path) -> pa.Table:
     path = Path(path)
     folder = path.parent if path.name in (JOURNAL, TABLE) else path
     if path.suffix == ".parquet" and path.name != TABLE:
-        return _read(path)
+        return _checked(read_table(path), path)
     journal, table = _journal_in(folder), folder / TABLE
     if not journal.path.exists():
         if not table.exists():
@@ -348,7 +348,8 @@ def _lines_of(table: pa.Table) -> tuple[bytes, Mark]:
 
 
 def _journal_in(folder: Path) -> Journal:
-    return Journal(folder / JOURNAL, f"with the rows of {TABLE}")
+    journal = folder / JOURNAL
+    return Journal(journal, f"with the rows of {TABLE}") if (folder / TABLE).exists() else Journal(journal)
 
 
 def _as_table(rows: list[dict[str, Any]]) -> pa.Table:
@@ -385,13 +386,13 @@ def _folded(path: Path) -> tuple[pa.Table, Mark] | None:
         return None
 
 
-def _read(path: Path) -> pa.Table:
+def _read(table: Path) -> pa.Table:
+    """Return the table of a run; an error says what to do."""
     try:
-        return _checked(read_table(path), path)
+        return _checked(read_table(table), table)
     except ValueError as error:
-        raise ValueError(
-            f"{error}; put a copy of it back, or delete it to continue with the rows of {JOURNAL}"
-        ) from error
+        rest = f"with the rows of {JOURNAL}" if _journal_in(table.parent).mark().size else "without its rows"
+        raise ValueError(f"{error}; put a copy of it back, or delete it to continue {rest}") from error
 
 
 def _checked(table: pa.Table, path: Path) -> pa.Table:

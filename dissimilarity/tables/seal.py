@@ -67,7 +67,7 @@ def read_table(path: Path) -> pa.Table:
         with pq.ParquetFile(pa.BufferReader(data)) as file:
             return file.read()
     except (OSError, pa.ArrowException) as error:
-        raise ValueError(f"cannot read {path.absolute()}: {' '.join(str(error).split())}") from error
+        raise ValueError(f"cannot read {path.absolute()}: {' '.join(str(error).split()).rstrip('.')}") from error
 
 
 def write_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:

@@ -94,7 +94,8 @@ def test_curves_are_intact_or_name_the_damage(tmp_path: Path, name: str, kind: s
         curves.return_to(mark)
     except ValueError as error:
         assert name == JOURNAL and folded < len(ROWS)
-        assert JOURNAL in str(error) and "delete it to continue with the rows of curves.parquet" in str(error)
+        rest = "with the rows of curves.parquet" if folded else "without its rows"
+        assert JOURNAL in str(error) and f"delete it to continue {rest}" in str(error)
         (tmp_path / JOURNAL).unlink()
         if folded:
             curves.return_to(mark)
@@ -105,6 +106,19 @@ def test_curves_are_intact_or_name_the_damage(tmp_path: Path, name: str, kind: s
         curves.append([row(6)])
         curves.fold()
         assert read_curves(tmp_path).to_pylist() == [*ROWS, row(6)]
+
+
+def test_a_damaged_table_names_only_what_is_there(tmp_path: Path) -> None:
+    curves = Curves(tmp_path)
+    curves.append(ROWS)
+    curves.fold()
+    damage(tmp_path / TABLE, BYTES["cut at 0.6"])
+    (tmp_path / JOURNAL).unlink()
+    with pytest.raises(ValueError, match=rf"{TABLE}.*[^.]; put a copy of it back, or delete it to continue without"):
+        read_curves(tmp_path)
+    (tmp_path / TABLE).rename(tmp_path / "other.parquet")
+    with pytest.raises(ValueError, match=r"other\.parquet(?!.*delete it)"):
+        read_curves(tmp_path / "other.parquet")
 
 
 @pytest.mark.parametrize("kind", LINES)
