@@ -9,6 +9,7 @@ model a module path is a site too: `backbone.layer1` (the module's result), or w
 Hugging Face models has passed the final norm, so it is a different site.
 """
 
+import re
 from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
 
@@ -19,6 +20,9 @@ from dissimilarity.capture.offloaded import has_no_values
 from dissimilarity.capture.points import ModulePoint, named_modules
 from dissimilarity.capture.site_names import LOGITS, by_kind, describe, split_layer
 from dissimilarity.capture.trial import Trial, trial
+
+PART = re.compile(r"^(encoder|decoder)\.")
+"""What begins the sites of a model that has both."""
 
 
 def site_table(model: nn.Module, length: int | None = None) -> dict[str, ModulePoint]:
@@ -82,7 +86,8 @@ def resolve(model: nn.Module, patterns: str | Sequence[str], length: int | None 
     """Return the sites of a model that match a glob or any of several, each once, in depth order.
 
     A pattern is first matched with the names of the model's table, where `*` stands for any text: `blocks.*` is every
-    site of every block. If none matches, the pattern is matched with module paths, where `*` stays within one part of
+    site of every block, and of a model with an encoder and a decoder, of the blocks of both. If none matches, the
+    pattern is matched with module paths, where `*` stays within one part of
     the path: `layers.*` is the layers, not everything inside them. A side (`.input`, `.output`) may follow. Sites of
     the table come first, then module paths in the order of definition.
 
@@ -113,6 +118,7 @@ def resolve(model: nn.Module, patterns: str | Sequence[str], length: int | None 
     for pattern in as_patterns(patterns):
         for alternative in pattern.split("|"):
             matching = [site for site in table if fnmatchcase(site, alternative)]
+            matching = matching or [site for site in table if fnmatchcase(PART.sub("", site), alternative)]
             modules = [] if matching else _matching_modules(alternative, paths)
             if not modules and alternative == LOGITS:
                 modules = [LOGITS]
@@ -167,11 +173,6 @@ def _matches_by_part(path: str, pattern: str) -> bool:
 def _not_found(model: nn.Module, pattern: str, table: dict[str, ModulePoint], paths: dict[str, str]) -> str:
     """Return the message for a site that does not exist, with those that do."""
     start = f"no site of the model matches {pattern!r}; "
-    parts = [part for part in ("encoder", "decoder") if any(fnmatchcase(site, f"{part}.{pattern}") for site in table)]
-    if parts:
-        return f"{start}those of its {' and '.join(parts)} match " + " and ".join(
-            f"sites='{part}.{pattern}'" for part in parts
-        )
     if table:
         return f"{start}it has {describe(table)}, and every module path is a site too"
     example = _glob_of_layers(model, paths)

@@ -289,6 +289,18 @@ def test_sites_of_one_kind_each_pair_by_depth():
     assert pairs == list(zip(posts(4), [f"encoder.layers.{i}" for i in (0, 0, 1, 1)], strict=True))
 
 
+def test_a_glob_of_blocks_means_those_of_encoder_and_decoder():
+    config = transformers.BartConfig(
+        vocab_size=50, d_model=16, encoder_layers=2, decoder_layers=3, encoder_attention_heads=2,
+        decoder_attention_heads=2, encoder_ffn_dim=16, decoder_ffn_dim=16, max_position_embeddings=32,
+    )  # fmt: skip
+    model = transformers.BartModel(config)
+    encoder, decoder = ([f"{part}.{site}" for site in posts(n)] for part, n in (("encoder", 2), ("decoder", 3)))
+    assert resolve(model, "blocks.*.resid_post") == [*encoder, *decoder]
+    assert resolve(model, "decoder.blocks.*.resid_post") == decoder
+    assert matched_pairs([*encoder, *decoder], [*encoder, *decoder]) == [(site, site) for site in [*encoder, *decoder]]
+
+
 def test_the_first_alternative_that_matches_counts():
     plain = Holder(encoder=nn.ModuleList([nn.Linear(2, 2), nn.Linear(2, 2)]))
     assert resolve(toy(), "blocks.*.resid_post|encoder.*") == posts(2)
