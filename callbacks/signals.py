@@ -37,6 +37,10 @@ class Stopped(SystemExit):
         super().__init__(128 + signum)
         self.signum = signum
 
+    def __str__(self) -> str:
+        """Return the name of the signal."""
+        return signal.Signals(self.signum).name
+
 
 def take_over() -> dict[int, Any]:
     """Install the handlers, in the main thread only, and return those that were there before."""

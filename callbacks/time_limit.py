@@ -12,12 +12,19 @@ from callbacks.interrupted import OutOfTime
 class TimeLimit(Timer):
     """A timer that raises `OutOfTime` between two steps, with everything saved, when the time of this start is over.
 
+    Each start makes one step at least, even if the tick before it takes longer than that.
+
     Lightning's Timer counts the time of earlier starts too, so that a run that it stopped once never gets any further,
     and it validates where it stops, so that the tables differ from those of an uninterrupted run.
     """
 
     def on_fit_start(self, trainer: pl.Trainer, *args: Any, **kwargs: Any) -> None:
         """Do nothing: the time starts with the training."""
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Start the clock."""
+        super().on_train_start(trainer, pl_module)
+        self._first_step = trainer.global_step
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
@@ -27,8 +34,10 @@ class TimeLimit(Timer):
         Raises:
             OutOfTime: the time is over.
         """
+        if trainer.global_step == self._first_step or batch_idx % trainer.accumulate_grad_batches:
+            return
         seconds_left = self.time_remaining()
-        if batch_idx % trainer.accumulate_grad_batches or seconds_left is None:
+        if seconds_left is None:
             return
         if trainer.strategy.reduce_boolean_decision(seconds_left <= 0, all=False):
             save_now(trainer)

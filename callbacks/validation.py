@@ -3,12 +3,12 @@
 from typing import Any
 
 import pytorch_lightning as pl
-from pytorch_lightning.callbacks import EarlyStopping
 
 
-def has_stopped(callback: pl.Callback) -> bool:
-    """Return whether a callback is an EarlyStopping that has waited for as long as it may."""
-    return isinstance(callback, EarlyStopping) and callback.wait_count >= callback.patience
+def why_stopped_early(trainer: pl.Trainer) -> str | None:
+    """Return why EarlyStopping ended a training, in this start or an earlier one; None if it did not."""
+    reasons = (callback.stopping_reason_message for callback in trainer.early_stopping_callbacks)
+    return next((reason.strip() for reason in reasons if reason), None)
 
 
 class FinalValidation(pl.Callback):
@@ -20,7 +20,7 @@ class FinalValidation(pl.Callback):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Do no further step of a training that EarlyStopping ended, and that was killed before its summary."""
-        trainer.should_stop |= any(map(has_stopped, trainer.early_stopping_callbacks))
+        trainer.should_stop |= why_stopped_early(trainer) is not None
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int

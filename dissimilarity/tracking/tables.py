@@ -10,12 +10,13 @@ from typing import Any
 from dissimilarity.figures.options import FigureOptions
 from dissimilarity.figures.run import draw_run
 from dissimilarity.report import page
-from dissimilarity.tables.curves import ALERTS, INTRINSIC, Curves, checked_rows, read_curves
+from dissimilarity.tables.curves import ALERTS, INTRINSIC, Curves, read_curves
 from dissimilarity.tables.journal import Journal
 from dissimilarity.tracking import reference_groups as groups_of_references
 from dissimilarity.tracking.alerts import Alert
 from dissimilarity.tracking.outbox import Outbox
 from dissimilarity.tracking.records import described
+from dissimilarity.tracking.restored import restored
 
 PAGE_SHARE = 0.01
 """Largest share of the time between two heat maps that the page of the folder may take."""
@@ -72,11 +73,10 @@ class Tables:
         """Continue from the state in a checkpoint.
 
         Raises:
-            ValueError: what waits for the curves is no rows of these.
+            ValueError: what waits for a table is no records of it.
         """
-        checked_rows(state.get("curves", []))
         for name, records in state.items():
-            self._outboxes[name].waiting = records
+            self._outboxes[name].waiting = [*restored(name, records)]
 
     def add(self, records: Sequence[Mapping[str, Any]]) -> None:
         """Take the records of a tick."""

@@ -25,7 +25,7 @@ from dissimilarity.probe.probe_set import Pool, ProbeSet
 from dissimilarity.probe.rearrangement import check_nulls
 from dissimilarity.probe.site_layout import Channels
 from dissimilarity.tables import strict_json
-from dissimilarity.tables.curves import JOURNAL, checked_rows, read_curves
+from dissimilarity.tables.curves import JOURNAL, read_curves
 from dissimilarity.tracking import logger_keys
 from dissimilarity.tracking import reference_groups as groups_of_references
 from dissimilarity.tracking.alerts import AlertRules, Alerts
@@ -46,6 +46,7 @@ from dissimilarity.tracking.records import (
 )
 from dissimilarity.tracking.reference_store import ReferenceStore
 from dissimilarity.tracking.references import Source, named_references
+from dissimilarity.tracking.restored import restored
 from dissimilarity.tracking.schedule import check_distance, is_due, is_previous_of_a_tick
 from dissimilarity.tracking.tables import Tables
 from dissimilarity.tracking.thinning import Thinning
@@ -378,7 +379,7 @@ class Tracker(Ticker):
         self.budget.load_state_dict(state_dict["budget"])
         self.last_tick, self._last_scheduled = state_dict["last_tick"], state_dict["scheduled"]
         self._is_complete = state_dict.get("complete", True)
-        matched = checked_rows(strict_json.loads(state_dict.get("matched", "[]")))
+        matched = restored("curves", strict_json.loads(state_dict.get("matched", "[]")))
         self._of_matched = [row for row in matched if row["step"] == self.last_tick]
         self.store.owner.number = state_dict["training"]
         self._checkpoints = set(state_dict.get("checkpoints", ()))

@@ -14,11 +14,10 @@ import math
 from typing import Any
 
 import pytorch_lightning as pl
-from pytorch_lightning.callbacks import EarlyStopping
 
 from callbacks.interrupted import Interrupted, OutOfTime
 from callbacks.metrics import tables_of
-from callbacks.validation import has_stopped
+from callbacks.validation import why_stopped_early
 
 LOSSES = ("train/loss", "val/loss")
 
@@ -37,10 +36,9 @@ def ended(trainer: pl.Trainer) -> dict[str, Any]:
         return {"status": "diverged", "why": "a loss is not finite", "diverged_at": diverged_at}
     if step >= last:
         return {"status": "finished"}
-    for callback in trainer.early_stopping_callbacks:
-        message = callback.stopping_reason_message if isinstance(callback, EarlyStopping) else None
-        if message or has_stopped(callback):
-            return {"status": "stopped early", "why": (message or "EarlyStopping, in an earlier start").strip()}
+    early = why_stopped_early(trainer)
+    if early is not None:
+        return {"status": "stopped early", "why": early}
     reasons = [reason for callback in trainer.callbacks if (reason := getattr(callback, "why_to_stop", ""))]  # pyright: ignore
     if reasons:
         return {"status": "stopped", "why": "; ".join(reasons)}

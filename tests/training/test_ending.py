@@ -112,8 +112,9 @@ def test_the_summary_says_how_a_run_ended_and_the_same_command_continues_it(end:
 
 
 def test_a_run_that_a_time_limit_stops_repeatedly_equals_an_uninterrupted_one(home: Path) -> None:
-    for step in (2, 6, 7):
+    for step, saved in ((0, 1), (0, 2), (6, 6), (7, 7)):  # each start makes one step at least
         assert in_process(tiny(home, name="clocked", **LIMIT), partial(out_of_time, step)) == 128
+        assert read_json(home / "runs" / "clocked" / "summary.json")["steps"] == saved
     assert in_process(tiny(home, name="clocked")) == 0
     first, second = (table(home / "runs" / name / "metrics.csv") for name in ("whole", "clocked"))
     assert first == second
@@ -176,15 +177,25 @@ def test_a_run_killed_before_its_summary_has_the_same_one(home: Path) -> None:
     assert 0 < cut["tracking_share"] < 1
 
 
-def test_a_run_that_early_stopping_ended_does_no_step_more_if_it_was_killed_then(home: Path) -> None:
-    cfg = tiny(home, name="early-killed", **EARLY)
+EARLIER = {
+    "patience": (EARLY, 6),
+    "no patience": (EARLY | {"+callbacks.early.patience": 0}, 6),
+    "threshold": (EARLY | {"+callbacks.early.patience": 50, "+callbacks.early.stopping_threshold": 100}, 3),
+}
+
+
+@pytest.mark.parametrize("reason", EARLIER)
+def test_a_run_that_early_stopping_ended_does_no_step_more_if_it_was_killed_then(reason: str, home: Path) -> None:
+    early, steps = EARLIER[reason]
+    cfg = tiny(home, name=f"early-killed-{steps}-{len(reason)}", **early)
+    run = home / "runs" / cfg.name
     assert in_process(cfg, partial(kill_at_file, "summary.json", 1)) == -signal.SIGKILL
-    before = read_curves(home / "runs" / "early-killed").to_pylist()
+    before = read_curves(run).to_pylist()
     assert in_process(cfg) == 0
-    summary = read_json(home / "runs" / "early-killed" / "summary.json")
-    assert (summary["status"], summary["steps"]) == ("stopped early", 6) and summary["val_loss"] > 0
+    summary = read_json(run / "summary.json")
+    assert (summary["status"], summary["steps"]) == ("stopped early", steps) and summary["val_loss"] > 0
     assert same(
-        read_curves(home / "runs" / "early-killed").drop_columns("seconds").to_pylist(),
+        read_curves(run).drop_columns("seconds").to_pylist(),
         [{key: row[key] for key in row if key != "seconds"} for row in before],
     )
 

@@ -494,8 +494,23 @@ NO_ROWS = {
     "a step that is text": [ROW | {"step": "two"}],
     "a step without an end": [ROW | {"step": 10**30}],
     "a value that is a list": [ROW | {"value": [1]}],
+    "a reference that is a number": [ROW | {"reference": 3}],
+    "a site that controls the terminal": [ROW | {"site_a": "\x1b[31m"}],
 }
 """What a checkpoint may hold in place of rows of curves."""
+NO_RECORDS = {
+    name: {"curves": [], "intrinsic": [], "alerts": []} | waiting
+    for name, waiting in {
+        "numbers for intrinsic": {"intrinsic": [1, 2]},
+        "text for intrinsic": {"intrinsic": "abc"},
+        "a step that is text for intrinsic": {"intrinsic": [{"step": "x"}]},
+        "no value for intrinsic": {"intrinsic": [{"step": 2, "reference": "init"}]},
+        "numbers for alerts": {"alerts": [1]},
+        "a mapping for alerts": {"alerts": {"step": 2}},
+        "no text for alerts": {"alerts": [{"step": 2, "rule": "move"}]},
+    }.items()
+}
+"""What it may hold in place of other records."""
 
 RESUMED: dict[str, tuple[Callable[[Path, Path], object], str]] = {
     "a pickle that runs": (last(lambda c, canary: c.update(loops=Reducing(canary))), r"last\.ckpt: it holds Python"),
@@ -553,6 +568,10 @@ RESUMED: dict[str, tuple[Callable[[Path, Path], object], str]] = {
             r"last\.ckpt: .*expected rows of curves",
         )
         for name, rows in NO_ROWS.items()
+    },
+    **{
+        f"waiting: {name}": (of_tracker(waiting=waiting), r"last\.ckpt: .*expected rows of (int|al)")
+        for name, waiting in NO_RECORDS.items()
     },
     "a link for a folder": (
         lambda folder, canary: (folder / "more").symlink_to(canary.parent),
