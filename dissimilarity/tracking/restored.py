@@ -11,7 +11,7 @@ NAMES = {
     "alerts": ("rule", "reference", "measure", "site", "text"),
 }
 """Texts that the records of each table have, and that a terminal shows."""
-NUMBERS = {"curves": ("step",), "intrinsic": ("step", "value"), "alerts": ("step", "value", "before", "p")}
+NUMBERS = {"curves": (), "intrinsic": ("value",), "alerts": ("value", "before", "p")}
 
 
 def restored(table: str, records: Any) -> list[dict[str, Any]]:
@@ -39,6 +39,8 @@ def restored(table: str, records: Any) -> list[dict[str, Any]]:
 def _is_record(table: str, record: Any) -> bool:
     return (
         isinstance(record, dict)
+        and type(record.get("step")) is int
+        and 0 <= record["step"] < 2**63
         and all(_is_name(record.get(key)) for key in NAMES[table])
         and all(isinstance(record.get(key), int | float) for key in NUMBERS[table])
         and (table == "curves" or all(isinstance(value, SCALARS) for value in record.values()))

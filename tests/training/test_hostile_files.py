@@ -476,6 +476,7 @@ def last(change: Callable[[dict[str, Any], Path], object]) -> Callable[[Path, Pa
 
 ROW = {"step": 2, "tokens": 64, "reference": "init", "measure": "cka", "site_a": "a", "site_b": "a", "value": 0.5}
 ROW |= {"dissimilarity": 0.5, "n_samples": 8, "seconds": 0.1}
+ALONE = {"step": 2, "reference": "init", "of": "model", "site": "embed", "measure": "rankme", "value": 9.5}
 
 
 def of_tracker(**changes: Any) -> Callable[[Path, Path], None]:
@@ -493,6 +494,8 @@ NO_ROWS = {
     "other columns": [{"step": 2, "more": 3}],
     "a step that is text": [ROW | {"step": "two"}],
     "a step without an end": [ROW | {"step": 10**30}],
+    "a step before the first": [ROW | {"step": -3}],
+    "a step that is true": [ROW | {"step": True}],
     "a value that is a list": [ROW | {"value": [1]}],
     "a reference that is a number": [ROW | {"reference": 3}],
     "a site that controls the terminal": [ROW | {"site_a": "\x1b[31m"}],
@@ -504,6 +507,7 @@ NO_RECORDS = {
         "numbers for intrinsic": {"intrinsic": [1, 2]},
         "text for intrinsic": {"intrinsic": "abc"},
         "a step that is text for intrinsic": {"intrinsic": [{"step": "x"}]},
+        "an infinite step for intrinsic": {"intrinsic": [ALONE | {"step": -math.inf}]},
         "no value for intrinsic": {"intrinsic": [{"step": 2, "reference": "init"}]},
         "numbers for alerts": {"alerts": [1]},
         "a mapping for alerts": {"alerts": {"step": 2}},
