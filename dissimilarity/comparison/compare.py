@@ -244,8 +244,7 @@ def check_influence(measures: Sequence[Measure], probe: ProbeSet) -> None:
         raise ValueError("influence=True reads activations twice, and a number n_units reads them once; leave it out")
     if labels := [measure.label for measure in measures if measure.crossfit]:
         raise ValueError(
-            f"influence=True has no influence of samples on cross-fitted measures, found {', '.join(labels)}; leave "
-            "them out, or take them without crossfit"
+            f"samples have no influence on cross-fitted measures ({', '.join(labels)}): leave these or `influence` out"
         )
 
 

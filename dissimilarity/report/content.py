@@ -142,6 +142,8 @@ def coverage_of(folder: Folder) -> str:
 def pairs_of(folder: Folder) -> pa.Table | None:
     """Return the table of a comparison with its pairs of models as references; None for other tables.
 
+    Other tables may have sites too, but several rows per pair of them.
+
     Pairs of a model with itself come last. Another outlier control or an earlier step makes a separate pair.
     """
     if folder.table is None or not set(folder.table.column_names) >= PAIRS:
@@ -156,7 +158,9 @@ def pairs_of(folder: Folder) -> pa.Table | None:
         order = sorted(range(len(rows)), key=lambda row: rows[row]["model_a"] == rows[row]["model_b"])
         table, names = table.take(order), [_pair_name(rows[row], usual) for row in order]
     columns = {name: table[name] for name in sorted(PAIRS)}
-    return pa.table({**columns, "reference": names, "step": pa.array([0] * table.num_rows, pa.int64())})
+    pairs = pa.table({**columns, "reference": names, "step": pa.array([0] * table.num_rows, pa.int64())})
+    kinds = pairs.group_by(["reference", "measure", "site_a", "site_b"]).aggregate([])
+    return pairs if kinds.num_rows == pairs.num_rows else None
 
 
 def _pair_name(row: Mapping[str, Any], usual: Mapping[str, Any]) -> str:

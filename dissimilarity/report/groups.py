@@ -20,7 +20,9 @@ ELSEWHERE = {"cache_dir", "accelerator", "devices", "num_nodes", "strategy", "ma
 
 
 def groups_of(folders: Sequence[Folder]) -> list[str]:
-    """Return the group of each run: a name that runs share which differ in their seeds alone.
+    """Return the group of each run: a label that runs share which differ in their seeds alone.
+
+    It is what their names begin with, or all of their names.
 
     A run without config.yaml belongs to the group of its name without `-s` and its seed.
     """
@@ -31,7 +33,8 @@ def groups_of(folders: Sequence[Folder]) -> list[str]:
     labels: dict[str, str] = {}
     for key, members in names.items():
         label = members[0] if len(members) == 1 else re.sub(r"[-_.]*(s|seed)?[-_.=]*$", "", _start(members))
-        label = label or members[0]
+        if not label or (label in members and len(members) > 1):
+            label = ", ".join(members) if len(members) < 4 else f"{members[0]} and {len(members) - 1} others"
         while label in labels.values():
             label += "'"
         labels[key] = label

@@ -143,14 +143,19 @@ def _unreadable(error: OverrideParseException, config_name: str) -> str:
             return f"{override}: expected KEY=VALUE; did you mean {' or '.join(fitting)}?"
         return f"{override}: expected KEY=VALUE, such as {EXAMPLES[config_name]}"
     key, value = override.split("=", 1)
+    reason = error.message.splitlines()[0]
+    problem = f"{override}: the value cannot be read{'' if 'Exception' in reason else f' ({reason})'}.\n"
+    if value.startswith("{"):
+        return (
+            f"{problem}Names before a colon have letters, digits, - and _ alone. Put other texts in double quotes, and "
+            f"all of it in single ones: '{key}={{name: \"some text\"}}'"
+        )
     if value.startswith("[") and value.endswith("]"):
         quoted = "[" + ",".join(f'"{item}"' for item in value[1:-1].split(",")) + "]"
     else:
-        quoted = f'"{value}"'
-    return (
-        f"{override}: the value cannot be read ({error.message.splitlines()[0]}).\n"
-        f"Put values with = , [ ] {{ }} ( ) or blanks in two pairs of quotes: '{key}={quoted}'"
-    )
+        text = value.strip("\"'").replace('"', r"\"")
+        quoted = f'"{text}"'
+    return f"{problem}Put values with = , [ ] {{ }} ( ) or spaces in two pairs of quotes: '{key}={quoted}'"
 
 
 def _no_choice(error: MissingConfigException) -> str:

@@ -29,7 +29,7 @@ def larger(cfg: DictConfig, study: str) -> str | None:
 
 
 def models_override(uris: Sequence[str]) -> str:
-    """Return `models=[...]`, quoted for the shell if a URI has blanks.
+    """Return `models=[...]`, quoted for the shell if a URI has spaces.
 
     Examples:
         >>> models_override(["runs/a", "runs/b"])

@@ -10,6 +10,7 @@ from rich.markup import escape
 from dissimilarity.cli.fitted_table import FittedTable
 from dissimilarity.inference.coverage import PROBE_TEXT
 from dissimilarity.inference.jackknife import half_width
+from dissimilarity.tables.curves import distinct, scale, select
 from studies.common.format import DASH, number, p_value, plus_minus, table_head, table_row
 from studies.common.next_command import models_override
 from studies.common.results import Results
@@ -36,19 +37,21 @@ def curves(cfg: DictConfig) -> Results:
     table = ends_of(folders)
     write_csv(table, cfg)
     last = list({(row["run"], row["reference"], row["measure"]): row for row in table.to_pylist()}.values())
+    scales = {measure: scale(select(table, measure=measure)) for measure in distinct(table, "measure")}
+    lines = [_line(row, *scales[row["measure"]]) for row in last]
     shown = FittedTable("where the curves end, at the last site", names=["run", "reference"], drop=["null", "site"])
     for column in COLUMNS:
         shown.add_column(column)
-    for row in last:
+    for row, line in zip(last, lines, strict=True):
         if row["measure"] == last[0]["measure"]:
-            shown.add_row(*map(escape, _line(row)))
+            shown.add_row(*map(escape, line))
     text = [
         *(
             "# Curves",
             "",
             "Where each curve ends, at the last site of its run, and how far that is from the first run, on",
         ),
-        *("the same text (paired errors).", "", *table_head(*COLUMNS), *(table_row(*_line(row)) for row in last), ""),
+        *("the same text (paired errors).", "", *table_head(*COLUMNS), *(table_row(*line) for line in lines), ""),
         *(f"- {line}" for line in missing),
         *([""] if missing else []),
     ]
@@ -63,7 +66,8 @@ def curves(cfg: DictConfig) -> Results:
     )
 
 
-def _line(row: Mapping[str, Any]) -> list[str]:
+def _line(row: Mapping[str, Any], slope: float, offset: float) -> list[str]:
+    """Return the cells of a row; the null is on the scale of the dissimilarity, offset + slope * value."""
     half = float(half_width(row["stderr"], row["n_units"]))
     gap = row["difference"]
     paired = DASH
@@ -72,4 +76,4 @@ def _line(row: Mapping[str, Any]) -> list[str]:
         paired = f"{plus_minus(gap, margin, '+.3f')} ({p_value(row['p'])})".replace("± +", "± ")
     value = plus_minus(row["dissimilarity"], half) if math.isfinite(row["dissimilarity"]) else DASH
     names = [row["run"], row["reference"], row["measure"], row["site_a"]]
-    return [*names, value, number(row["null"], sign=False), paired]
+    return [*names, value, number(offset + slope * row["null"], sign=False), paired]

@@ -1,5 +1,8 @@
 """The typed root config, what is rejected before heavy imports, and every YAML file of conf/."""
 
+import shlex
+from pathlib import Path
+
 import pytest
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
@@ -7,6 +10,7 @@ from omegaconf import OmegaConf
 import settings
 from launch.cli.compose import CONF, compose
 from launch.cli.validate import validate
+from launch.run.summary import next_command
 
 CHOICES = sorted(
     f"{path.parent.relative_to(CONF).as_posix()}={path.stem}"
@@ -108,3 +112,17 @@ def test_all_faults_are_named_at_once() -> None:
 def test_a_constructor_says_what_is_wrong_in_its_own_words() -> None:
     with pytest.raises(ValueError, match="^invalid literal"):
         settings.instantiate({"_target_": "builtins.int", "_args_": ["x"]})
+
+
+def test_the_next_command_leaves_out_what_its_references_lack() -> None:
+    overrides = [
+        "seed=3",
+        "measures=fast",
+        "references=[init,runs/a]",
+        "reference_groups={near: [runs/a]}",
+        "alerts=[move]",
+    ]
+    cfg = compose(["model=gelu", *overrides])
+    typed = shlex.split(next_command(cfg, Path("runs/big"), overrides))
+    assert typed == ["python", "train.py", "model=solu", "measures=fast", "seed=3", "references=[init,runs/big]"]
+    compose(typed[2:])

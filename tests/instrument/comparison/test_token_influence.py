@@ -309,7 +309,7 @@ def test_influences_need_stored_activations_and_a_row_that_has_them() -> None:
 def test_cross_fitted_measures_are_refused_with_influences(setting: str) -> None:
     x, y = sides(SEQUENCES, LENGTH)
     measures = [CKA(), make(setting)]
-    with pytest.raises(ValueError, match=f"cross-fitted measures, found {make(setting).label}; leave them out"):
+    with pytest.raises(ValueError, match=rf"cross-fitted measures \({make(setting).label}\): leave these"):
         compare({"s": x}, {"s": y}, measures=measures, influence=True)
     assert compare({"s": x}, {"s": y}, measures=measures).num_rows == 2
 

@@ -38,6 +38,16 @@ def test_values_are_those_of_the_table(tmp_path: Path, with_models: bool) -> Non
     assert "they differ <b>" in page.text and "dissimilarity compare x y" in page.text
 
 
+def test_a_table_of_several_rows_per_pair_of_sites_is_no_comparison(tmp_path: Path) -> None:
+    """As that of study=curves, which has a row per run and reference."""
+    rows = [curve_row(8, site, site, reference=name) | {"run": name} for name in ("a", "b") for site in SITES]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "table.parquet")
+    (tmp_path / "summary.md").write_text("# Curves\n\nWhere they end.\n")
+    page = page_of(tmp_path)
+    assert page.data["page"]["kind"] != "comparison" and "Layer by layer" not in page.text
+    assert "Where they end." in page.text
+
+
 def test_pairs_under_another_control_or_at_an_earlier_step_are_further_ones(tmp_path: Path) -> None:
     """study=scaling has both controls in one table, study=generalization several steps."""
     rows = [

@@ -66,6 +66,13 @@ def test_groups_differ_in_more_than_seeds(tmp_path: Path) -> None:
     assert groups_of([read_folder(path) for path in folders]) == [*["gelu-w16-d2"] * 3, "wide"]
 
 
+def test_runs_whose_names_share_no_beginning_are_labeled_by_all_of_them(tmp_path: Path) -> None:
+    folders = [read_folder(write_run(tmp_path / name, seed=seed)) for seed, name in enumerate(("b", "ax", "c", "a"))]
+    assert groups_of(folders[:2]) == ["b, ax"] * 2
+    assert groups_of(folders) == ["b and 3 others"] * 4
+    assert groups_of([folders[1], folders[3]]) == ["ax, a"] * 2, "not the name of one of them"
+
+
 def test_equal_names_of_groups_are_told_apart(tmp_path: Path) -> None:
     folders = [write_run(tmp_path / str(width) / "a", width=width) for width in (16, 32)]
     assert len(set(groups_of([read_folder(path) for path in folders]))) == 2
