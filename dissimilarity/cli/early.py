@@ -240,7 +240,7 @@ def _check_length(models: Sequence[Place], options: argparse.Namespace) -> None:
     if len(text) > LEAST * length * BYTES_PER_TOKEN or min(contexts, default=length) < length:
         return
     a, b = (read_tokenizer(place.tokenizer) for place in models if place.tokenizer is not None)
-    take = packed if is_same(a, b) else pieces
+    take = packed if is_same(a, b, text) else pieces
     take(text, a, sequences, length)
 
 

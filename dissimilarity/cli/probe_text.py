@@ -87,7 +87,7 @@ def _of_text(models: Sequence[Side], text: str, notes: dict[str, Any], sequences
     """Return a text in the tokens of two models: the same rows if they share a tokenizer, else aligned by the text."""
     a, b = (side.tokenizer for side in models)
     assert a is not None and b is not None
-    if is_same(a, b):
+    if is_same(a, b, text):
         ids, spans = packed(text, a, sequences, length)
         rows = torch.tensor(ids)
         _check_varied(rows, notes["text"])

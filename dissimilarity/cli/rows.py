@@ -7,6 +7,7 @@ from typing import Any
 from dissimilarity.cli.result import Comparison
 from dissimilarity.comparison.missing import BETWEEN, joined
 from dissimilarity.comparison.result import shown_columns, with_ends
+from dissimilarity.probe.alignment import Alignment
 
 Rows = list[dict[str, Any]]
 
@@ -31,12 +32,19 @@ def matched_rows(result: Comparison) -> Rows:
 
 
 def notes_of(result: Comparison) -> list[str]:
-    """Return what the notes of all rows of a measure say, each once, with the measures of which it is said."""
+    """Return what holds for all rows: that tokens differ, and, with its measures, what all rows of a measure say."""
     measures: dict[str, list[str]] = {}
     for measure in result.measures:
         if note := joined(*_shared([row["note"] for row in result.at_matched(measure)])):
             measures.setdefault(note, []).append(measure.label)
-    return [note if note.startswith(labels[0]) else f"{', '.join(labels)}: {note}" for note, labels in measures.items()]
+    notes = [
+        note if note.startswith(labels[0]) else f"{', '.join(labels)}: {note}" for note, labels in measures.items()
+    ]
+    if not isinstance(result.probe.inputs, Alignment):
+        return notes
+    a, b = result.labels
+    why = f"the tokenizers of {a} and {b} differ, so they are compared at the ends of words, and not element by element"
+    return [why, *notes]
 
 
 def latex_columns(rows: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -70,9 +70,19 @@ def _part(file: BinaryIO, start: int, size: int) -> str:
     return "".join(words[-1:]).rpartition(" ")[0].strip() or "".join(words[-1:])
 
 
-def is_same(a: Any, b: Any) -> bool:
-    """Return whether two tokenizers are the same."""
-    return a is b or a.to_str() == b.to_str()
+@panics_as_errors("the tokenizer of a model is broken")
+def is_same(a: Any, b: Any, text: str) -> bool:
+    """Return whether two tokenizers give a text the same tokens, and put the same around it.
+
+    Their files may still differ: the tokenizer of a GGUF file has tokens that its original lacks.
+    """
+    if a is b or a.to_str() == b.to_str():
+        return True
+    a, b = _copied(a), _copied(b)
+    if _around(a) != _around(b):
+        return False
+    parts = (text[:SAMPLE], text)  # most that differ do so in the first
+    return all(_ids(a, part) == _ids(b, part) for part in parts)
 
 
 @panics_as_errors("the tokenizer of a model is broken")
@@ -112,7 +122,7 @@ def pieces(text: str, tokenizer: Any, sequences: int, length: int) -> list[str]:
         ValueError: the text is too short.
     """
     sample = text[:SAMPLE]
-    count = len(_copied(tokenizer).encode(sample, add_special_tokens=False).ids)
+    count = len(_ids(_copied(tokenizer), sample))
     characters = max(1, len(sample) * length // max(1, count))
     rows = len(text) // characters
     if rows < LEAST:
@@ -159,6 +169,10 @@ def tokens_in(path: Path, vocabularies: Mapping[str, int]) -> np.ndarray:
 def _copied(tokenizer: Any) -> Any:
     """Return a copy of a tokenizer that neither pads nor truncates."""
     return prepare(type(tokenizer).from_str(tokenizer.to_str()))
+
+
+def _ids(tokenizer: Any, text: str) -> list[int]:
+    return tokenizer.encode(text, add_special_tokens=False).ids
 
 
 def _around(tokenizer: Any) -> tuple[list[int], list[int]]:

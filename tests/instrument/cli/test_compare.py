@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
 from dissimilarity.capture import offloaded
 from dissimilarity.cli import comparison, memory, texts
@@ -167,6 +167,34 @@ def test_other_tokens_are_aligned_by_the_text(capsys: Any, folders: dict[str, Pa
     result = as_json(capsys, folders, "model", "vocabulary", "--measures", "cka")
     assert 0.2 < result["probe"]["share_a"] <= 1 and len(result["rows"]) == 3
     assert "relative_error" not in result["rows"][0]
+    why = "the tokenizers of model and vocabulary differ, so they are compared at the ends of words"
+    assert [note.startswith(why) for note in result["notes"]].count(True) == 1, result["notes"]
+
+
+def test_tokenizers_that_give_the_text_the_same_tokens_are_the_same(
+    capsys: Any, folders: dict[str, Path], tmp_path: Path
+) -> None:
+    """As that of a GGUF file, to which transformers adds a token; one that puts a token before a text is another."""
+    for name in ("more", "before"):
+        shutil.copytree(folders["planted"], tmp_path / name)
+        file = str(tmp_path / name / "tokenizer.json")
+        other = Tokenizer.from_file(file)
+        other.add_special_tokens(["<|end|>"])
+        if name == "before":
+            other.post_processor = processors.TemplateProcessing(single="a $A", special_tokens=[("a", 64)])
+        other.save(file)
+    places = {**folders, "more": tmp_path / "more", "before": tmp_path / "before"}
+    same, aligned = (as_json(capsys, places, "model", name, "--measures", "cka") for name in ("more", "before"))
+    assert "share_a" not in same["probe"] and not any("tokenizers" in note for note in same["notes"])
+    assert [row["relative_error"] > 0 for row in same["rows"]] == [False, True, True]
+    assert "share_a" in aligned["probe"] and "the tokenizers of model and before differ" in aligned["notes"][0]
+
+
+def test_tokenizers_that_part_late_in_a_text_differ() -> None:
+    text = "the cat of 1 things " * 2000
+    a, b = tokenizer(300), tokenizer(300)
+    b.add_special_tokens(["<|end|>"])
+    assert texts.is_same(a, b, text) and not texts.is_same(a, b, f"{text}<|end|>")
 
 
 def test_files_hold_the_table_the_figures_and_where_they_come_from(
