@@ -5,6 +5,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from dissimilarity.loading.quantized import check_packages
 from dissimilarity.loading.untrusted import read_json, shown
 
 WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
@@ -34,7 +35,8 @@ def check_model_folder(folder: Path, uri: str) -> list[Path]:
         Its files of weights.
 
     Raises:
-        ValueError: If it has no config or weights, or `check_folder` or `check_config` rejects it.
+        ValueError: If it has no config or weights, `check_folder` or `check_config` rejects it, or a package that its
+            quantized weights need is not installed.
 
     Examples:
         >>> check_model_folder(Path("nowhere"), "hf:nowhere")  # doctest: +IGNORE_EXCEPTION_DETAIL
@@ -52,9 +54,11 @@ def check_model_folder(folder: Path, uri: str) -> list[Path]:
             )
         if weights[0].suffix == ".safetensors":
             _check_parts(folder)
-        check_config(read_json(folder / "config.json"), sum(path.stat().st_size for path in weights) // TENSOR_BYTES)
+        config = read_json(folder / "config.json")
+        check_config(config, sum(path.stat().st_size for path in weights) // TENSOR_BYTES)
     except ValueError as error:
         raise ValueError(f"reference {uri!r}: cannot load {folder.absolute()}: {error}") from error
+    check_packages(config, uri)
     return weights
 
 

@@ -18,6 +18,7 @@ from dissimilarity.loading.config import check_model_folder
 from dissimilarity.loading.from_files import from_files
 from dissimilarity.loading.lora import check_plain
 from dissimilarity.loading.places import base_folder, require_transformers
+from dissimilarity.loading.quantized import with_quotes
 from dissimilarity.loading.untrusted import read_tokenizer
 from dissimilarity.loading.weights import WRAPPED, check_loaded
 from dissimilarity.tables.files import sha256_of
@@ -72,7 +73,7 @@ def _load(
         )
         model, report = from_files(kind, config, weights, load, adapter) if block_by_block else load()
     except Exception as error:  # transformers, safetensors and pickle raise many kinds
-        text = shorten(str(error), 300, placeholder=" ...")
+        text = with_quotes(shorten(str(error), 300, placeholder=" ..."))
         raise ValueError(f"reference {uri!r}: cannot load {folder.absolute()}: {text}") from error
     check_loaded(report, model, f"reference {uri!r}: {folder.absolute()}", of_a_body=not causal)
     file = folder.resolve() / "tokenizer.json"

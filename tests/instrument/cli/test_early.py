@@ -8,7 +8,10 @@ import re
 import subprocess
 import sys
 import warnings
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -19,6 +22,7 @@ from tokenizers.models import WordLevel
 import dissimilarity
 from dissimilarity.cli.quiet import quiet
 from dissimilarity.cli.texts import _between_words
+from dissimilarity.loading.quantized import PACKAGES
 
 RUN = """
 import json, sys
@@ -30,7 +34,16 @@ for arguments in json.loads(sys.argv[1]):
 """
 
 
-def model(folder: Path, has_weights: bool = True, has_tokenizer: bool = True, **more: int) -> str:
+QUANTIZED: dict[str, dict[str, Any]] = {
+    "gptq": {"quantization_config": {"quant_method": "gptq", "bits": 4}},
+    "awq": {"text_config": {"quantization_config": {"quant_method": "awq"}}},
+    "bitsandbytes": {"quantization_config": {"load_in_8bit": True}},
+    "compressed-tensors": {"quantization_config": {"quant_method": "compressed-tensors"}},
+}
+"""Settings in a config.json by the method that they name."""
+
+
+def model(folder: Path, has_weights: bool = True, has_tokenizer: bool = True, **more: Any) -> str:
     """Write a folder that looks like a model from outside, with weights of three blocks."""
     folder.mkdir()
     config = {"model_type": "llama", "hidden_size": 8, "num_hidden_layers": 3, "vocab_size": 300} | more
@@ -121,6 +134,11 @@ def mistakes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[list[s
     }
     if sys.platform == "linux" and not [*Path("/dev").glob("nvidia*"), *Path("/dev").glob("kfd")]:
         cases["no GPU"] = ([*both, "--device", "cuda"], "--device cuda: there is no such device here; use cpu")
+    for method, settings in QUANTIZED.items():
+        if find_spec(PACKAGES[method][0].replace("-", "_")) is None:
+            quantized = model(root / method, **settings)
+            needs = f"has weights quantized by {method} and needs {', '.join(PACKAGES[method])}: pip install "
+            cases[method] = ([good, quantized], needs + " ".join(PACKAGES[method]))
     return cases
 
 
@@ -131,6 +149,17 @@ def test_mistakes_are_explained_without_torch(mistakes: dict[str, tuple[list[str
     answers = done.stderr.strip().split("\n\n")
     for (kind, (_, message)), answer in zip(mistakes.items(), answers, strict=True):
         assert message in answer and "\n" not in answer, f"{kind}: {answer}"
+
+
+@pytest.mark.parametrize("method", PACKAGES)
+def test_transformers_asks_for_the_same_packages(method: str) -> None:
+    quantizers = pytest.importorskip("transformers.quantizers.auto").AUTO_QUANTIZER_MAPPING
+    quantizer = quantizers.get(method, quantizers.get(f"{method}_4bit"))
+    first = PACKAGES[method][0].partition("[")[0]
+    if find_spec(first.replace("-", "_")) is not None:
+        pytest.skip(f"{first} is installed")
+    with pytest.raises(ImportError, match=first):
+        quantizer.validate_environment(Mock(), device_map=None)
 
 
 @pytest.mark.parametrize("text", ["to be  or not\nto be", " a bc  def ", "whether 'tis nobler"])
