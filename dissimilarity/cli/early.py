@@ -16,7 +16,7 @@ from dissimilarity.capture.site_names import ORDER, describe, matched_pairs
 from dissimilarity.cli.command import LEAST, LENGTH, OUTPUT_MEASURES, SEQUENCES, measure_names
 from dissimilarity.cli.memory import check_memory, shapes_in
 from dissimilarity.cli.places import Place, find_place
-from dissimilarity.cli.texts import BYTES_PER_TOKEN, NO_TOKENIZER, is_same, packed, pieces, read_text, tokens_in
+from dissimilarity.cli.texts import BYTES_PER_TOKEN, is_same, no_tokenizer, packed, pieces, read_text, tokens_in
 from dissimilarity.comparison.array_files import (
     IDS,
     Shapes,
@@ -192,14 +192,15 @@ def _check_reading(places: Sequence[Place], options: argparse.Namespace, shapes:
     """
     models = [place for place in places if not place.is_saved]
     check_needed(options, [place.label for place in models], len(places))
+    sizes = {place.label: place.size.vocabulary for place in models if place.size is not None}
+    vocabularies = {label: size for label, size in sizes.items() if size}
     if options.tokens is not None:
-        sizes = {place.label: place.size.vocabulary for place in models if place.size is not None}
-        tokens = tokens_in(options.tokens, {label: size for label, size in sizes.items() if size})
+        tokens = tokens_in(options.tokens, vocabularies)
         check_extents(shapes, f"the tokens: {tokens.shape}", *tokens.shape)
         return
     for place in models:
         if place.folder is not None and place.tokenizer is None:
-            raise ValueError(f"{place.label} {NO_TOKENIZER}")
+            raise ValueError(no_tokenizer(place.label, vocabularies))
     if models and options.text is not None and all(place.tokenizer is not None for place in models):
         _check_length(models, options)
 

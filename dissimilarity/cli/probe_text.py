@@ -3,7 +3,7 @@
 import argparse
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from dissimilarity.cli.command import LEAST, LENGTH, SEQUENCES
 from dissimilarity.cli.sides import Side
-from dissimilarity.cli.texts import NO_TOKENIZER, is_same, packed, pieces, read_text, tokens_in
+from dissimilarity.cli.texts import is_same, no_tokenizer, packed, pieces, read_text, tokens_in
 from dissimilarity.comparison.saved import SavedActivations, open_source
 from dissimilarity.loading.context import context_of
 from dissimilarity.probe.alignment import SEQUENCES_LOST, Alignment, Tokenized, align
@@ -69,11 +69,13 @@ def probe_of(sides: Sequence[Side], options: argparse.Namespace) -> Probe:
     models = [side for side in sides if side.model is not None]
     if not models:
         return Probe(None, None, {}, _positions(sides))
+    sizes = {side.label: _vocabulary(side) for side in models}
+    vocabularies = {label: size for label, size in sizes.items() if size is not None}
     if options.tokens is not None:
-        return _of_tokens(models, options.tokens)
+        return _of_tokens(options.tokens, vocabularies)
     for side in models:
         if side.tokenizer is None:
-            raise ValueError(f"{side.label} {NO_TOKENIZER}")
+            raise ValueError(no_tokenizer(side.label, vocabularies))
     sequences, length = options.sequences or SEQUENCES, options.length or LENGTH
     name, words, digest = read_text(options.text, sequences, length)
     notes = {"text": name, "sha256": digest}
@@ -125,9 +127,8 @@ def _why_fewer(count: int, asked: int, lost: int = 0) -> dict[str, Any]:
     return {"asked": asked, "why_fewer": f"the text is too short for more{without}"}
 
 
-def _of_tokens(models: Sequence[Side], path: Path) -> Probe:
-    sizes = {side.label: _vocabulary(side) for side in models}
-    array = tokens_in(path, {label: size for label, size in sizes.items() if size is not None})
+def _of_tokens(path: Path, vocabularies: Mapping[str, int]) -> Probe:
+    array = tokens_in(path, vocabularies)
     digest = hashlib.sha256(array.tobytes()).hexdigest()
     tokens = torch.from_numpy(array.astype(np.int64))
     _check_varied(tokens, str(path))

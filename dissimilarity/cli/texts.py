@@ -22,12 +22,6 @@ BYTES_PER_TOKEN = 16
 """More than a token of any language has on average."""
 SAMPLE = 20_000
 """Characters from which the length of a token is estimated."""
-NO_TOKENIZER = (
-    "has no tokenizer.json, so it cannot read text; write it beside the weights: "
-    "AutoTokenizer.from_pretrained(...).save_pretrained(FOLDER); or, if the models share a vocabulary, pass "
-    "--tokens FILE.npy, integers (sequences, positions)"
-)
-"""What is wrong with a model without a tokenizer, after its name."""
 
 
 def read_text(path: Path | None, sequences: int, length: int) -> tuple[str, str, str]:
@@ -151,11 +145,10 @@ def tokens_in(path: Path, vocabularies: Mapping[str, int]) -> np.ndarray:
         )
     if len(array) < LEAST:
         raise ValueError(f"--tokens {path}: expected {LEAST} sequences or more, found {len(array)}")
-    if len(set(vocabularies.values())) > 1:
-        listed = ", ".join(f"{label} {size}" for label, size in vocabularies.items())
+    if different := _different(vocabularies):
         raise ValueError(
-            f"the models have vocabularies of different sizes ({listed}), so the same tokens mean different text; "
-            "pass --text FILE, for which each model needs its tokenizer.json"
+            f"{different}, so the same tokens mean different text; pass --text FILE, for which each model needs its "
+            "tokenizer.json"
         )
     least, most = int(array.min()), int(array.max())
     for label, size in vocabularies.items():
@@ -164,6 +157,29 @@ def tokens_in(path: Path, vocabularies: Mapping[str, int]) -> np.ndarray:
                 f"--tokens {path}: expected tokens 0 to {size - 1}, the vocabulary of {label}, found {least} to {most}"
             )
     return array
+
+
+def no_tokenizer(label: str, vocabularies: Mapping[str, int]) -> str:
+    """Return what is wrong with a model without a tokenizer, and what to type.
+
+    Args:
+        label: its name.
+        vocabularies: how many tokens each model has, by its name, where that is known.
+    """
+    problem = (
+        f"{label} has no tokenizer.json, so it cannot read text; write it beside the weights: "
+        "AutoTokenizer.from_pretrained(...).save_pretrained(FOLDER)"
+    )
+    if different := _different(vocabularies):
+        return f"{problem}; --tokens would not help, as {different}"
+    return f"{problem}; or, if the models share a vocabulary, pass --tokens FILE.npy, integers (sequences, positions)"
+
+
+def _different(vocabularies: Mapping[str, int]) -> str:
+    """Return that vocabularies differ in size; empty if they do not."""
+    listed = ", ".join(f"{label} {size}" for label, size in vocabularies.items())
+    differ = len(set(vocabularies.values())) > 1
+    return f"the models have vocabularies of different sizes ({listed})" if differ else ""
 
 
 def _copied(tokenizer: Any) -> Any:

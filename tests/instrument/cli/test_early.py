@@ -94,6 +94,10 @@ def mistakes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[list[s
         "no weights": ([model(root / "bare", has_weights=False), good], "expected config.json and model.safetensors"),
         "damaged weights": ([damaged, good], "it is damaged"),
         "no tokenizer": ([good, model(root / "mute", has_tokenizer=False)], "mute has no tokenizer.json"),
+        "no tokenizer and another vocabulary": (
+            [good, model(root / "small", has_tokenizer=False, vocab_size=80)],
+            "; --tokens would not help, as the models have vocabularies of different sizes (model 300, small 80)",
+        ),
         "no base": ([str(root / "base"), good], "is no folder of a model at "),
         "part of a file": ([str(root / "model-00002-of-00003.gguf"), good], "part 2 of 3"),
         "no file": (["gone.npy", a], "there is no file"),
