@@ -15,7 +15,7 @@ from rich.console import Console
 from dissimilarity.capture.site_names import ORDER, describe, matched_pairs
 from dissimilarity.cli.command import LEAST, LENGTH, OUTPUT_MEASURES, SEQUENCES, measure_names
 from dissimilarity.cli.memory import check_memory, shapes_in
-from dissimilarity.cli.places import Place, find_place
+from dissimilarity.cli.places import Place, find_place, nearest
 from dissimilarity.cli.texts import BYTES_PER_TOKEN, is_same, no_tokenizer, packed, pieces, read_text, tokens_in
 from dissimilarity.comparison.array_files import (
     IDS,
@@ -82,9 +82,10 @@ def checked_places(options: argparse.Namespace) -> list[Place]:
     if options.block_by_block and options.pairs == "all":
         raise ValueError("--pairs all needs all layers at once, and --block-by-block keeps one; leave one of them out")
     _check_device(options.device)
-    for option, path in {"--text": options.text, "--tokens": options.tokens}.items():
+    expected = {"--text": "a UTF-8 text file", "--tokens": "a .npy file of integers (sequences, positions)"}
+    for (option, kind), path in zip(expected.items(), (options.text, options.tokens), strict=True):
         if path is not None and not path.exists():
-            raise ValueError(f"{option} {path}: there is no such file")
+            raise ValueError(f"{option} {path}: there is no such file{nearest(path) or f'; give {kind}'}")
     if options.text is not None:
         read_text(options.text, LEAST, LENGTH)
     with Console(stderr=True).status("finding the models"):  # which may take a download
@@ -150,7 +151,7 @@ def _check_model(place: Place, options: argparse.Namespace) -> None:
         check_gguf_file(place.path, place.uri)
         return
     if adapters.is_adapter(place.path) and not options.block_by_block and find_spec("peft") is None:
-        raise ValueError(f"reference {place.uri!r} is an adapter and needs peft: pip install 'dissimilarity[hf]'")
+        raise ValueError(f"{place.label} is an adapter and needs peft: pip install 'dissimilarity[hf]'")
     folder = place.folder
     assert folder is not None
     files = check_model_folder(folder, place.uri)

@@ -1,13 +1,16 @@
-"""Messages of the library in the words of the command line: its arguments are not those of Python."""
+"""Messages of the library in the words of the command line: its arguments and names are not those of Python."""
 
 import re
 
 from dissimilarity.comparison.array_files import KINDS
+from dissimilarity.tables.names import name_of
 
 FORMS = (
     "hf:FOLDER, hf:ORG/MODEL@REVISION, a .gguf file, saved activations (.safetensors, .npy, a folder of .npy files), "
     "or runs/NAME in a clone of the repository"
 )
+REFERENCE = re.compile(r"^reference (['\"])(.+?)\1")
+"""How messages of what loads models begin; A and B are no references."""
 SHAPES = "reshape it to (sequences, positions, features)"
 WORDS = {
     re.escape(KINDS): FORMS,
@@ -30,7 +33,10 @@ def in_shell_words(message: str) -> str:
     Examples:
         >>> in_shell_words("nulls=1000: 2 sequences make 1 circle; pass at most nulls=1")
         '--nulls 1000: 2 sequences make 1 circle; pass at most --nulls 1'
+        >>> in_shell_words("reference 'hf:models/small' needs peft")
+        'small needs peft'
     """
+    message = REFERENCE.sub(lambda match: name_of(match[2]), message)
     for pattern, words in WORDS.items():
         message = re.sub(pattern, words, message)
     return message

@@ -193,7 +193,7 @@ def _show_table(result: Comparison) -> None:
         _print_whole(terminal, _numbers(result.differences))
         terminal.print(ROUNDING, style="dim", markup=False)
     coverage = SAMPLES if result.are_arrays else PROBE_TEXT
-    terminal.print(f"\non {_probe_in_words(result)}. {coverage}", style="dim", markup=False)
+    terminal.print(f"\nOn {_probe_in_words(result)}. {coverage}", style="dim", markup=False)
 
 
 def _width(table: Table) -> int:

@@ -91,7 +91,7 @@ def find_place(argument: str) -> Place:
     try:
         folder, commit = places.folder_of(place.uri)
     except ValueError as error:
-        raise ValueError(f"{error}{_nearest(Path(argument.removeprefix('hf:')))}") from error
+        raise ValueError(f"{error}{nearest(Path(argument.removeprefix('hf:')))}") from error
     return replace(place, path=folder, commit=commit)
 
 
@@ -108,18 +108,18 @@ def _run(argument: str) -> Place:
         )
     path = Path(argument if argument.endswith(".ckpt") else argument.partition("@")[0])
     if not path.exists():
-        raise ValueError(f"{argument}: there is no {path.absolute()}{_nearest(path)}")
+        raise ValueError(f"{argument}: there is no {path.absolute()}{nearest(path)}")
     return Place(argument, None)
 
 
 def _hint(argument: str) -> str:
     """Return what somebody may have meant; empty if nothing is near."""
-    if nearest := _nearest(Path(argument)):
-        return nearest
+    if question := nearest(Path(argument)):
+        return question
     return f"; for a model of the Hugging Face hub, type hf:{argument}" if ON_HUB.fullmatch(argument) else ""
 
 
-def _nearest(path: Path) -> str:
+def nearest(path: Path) -> str:
     """Return a question about the file or folder whose name is nearest; empty if none is near."""
     try:
         names = [other.name for other in path.absolute().parent.iterdir()]

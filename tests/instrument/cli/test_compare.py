@@ -223,7 +223,7 @@ def test_the_page_says_what_the_terminal_says(capsys: Any, folders: dict[str, Pa
     assert code == 0, err
     page = page_of(tmp_path / "out")
     text, words = " ".join(page.text.split()), " ".join(out.split())
-    used = re.search(r"on (\d+ of 4000 sequences of 16 tokens from .*?\(the text is too short for more\))", words)
+    used = re.search(r"On (\d+ of 4000 sequences of 16 tokens from .*?\(the text is too short for more\))", words)
     assert used is not None and used[1] in text
     rows = [line.split("│") for line in out.split("relative error", 2)[-1].splitlines() if line.count("│") == 4]
     assert len(rows) == 3
@@ -265,7 +265,7 @@ def test_activations_in_files(capsys: Any, tmp_path: Path) -> None:
     code, out, _ = compare(capsys, tmp_path / "a.npy", tmp_path / "b.npy", "--measures", "cka", "--format", "json")
     assert code == 0 and json.loads(out)["rows"][0]["value"] == pytest.approx(1)
     words = " ".join(compare(capsys, tmp_path / "a.npy", tmp_path / "b.npy", "--out", tmp_path / "out")[1].split())
-    assert "on saved activations" in words and "for these two representations" in words
+    assert "On saved activations" in words and "for these two representations" in words
     for shown in (words, " ".join(page_of(tmp_path / "out").text.split())):
         assert "other samples of this kind" in shown and "these two models" not in shown
 
@@ -594,7 +594,7 @@ def test_the_terminal_shows_verdict_layers_and_what_it_was_measured_on(capsys: A
     _, out, _ = compare(capsys, folders["model"], folders["planted"], "--text", folders["text"], *FEW)
     words = " ".join(out.split())
     assert words.startswith("model and planted are alike to within rounding up to blocks.0.resid_post")
-    assert "16 sequences of 16 tokens from" in words and "95% intervals cover other text" in words
+    assert "On 16 sequences of 16 tokens from" in words and "95% intervals cover other text" in words
     assert all(name in out for name in ("cka", "procrustes", "mutual_knn", "relative error"))
 
 
