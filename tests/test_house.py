@@ -33,7 +33,7 @@ INSTRUMENT = {
     "report": {"capture", "tables", "inference", "measures", "figures", "loading"},
     "tracking": {
         *("capture", "tables", "probe", "moments", "inference", "measures/base", "comparison", "stitching", "figures"),
-        "report",
+        *("loading", "report"),
     },
     "cli": {
         *("capture", "tables", "probe", "moments", "inference", "measures", "measures/base", "comparison", "figures"),
