@@ -14,6 +14,7 @@ function make(tag, text = "", properties = {}) {
 }
 
 const digits = (x) => (x === null || x === undefined ? "–" : Number(x.toPrecision(4)).toString());
+const number = (x) => x.toLocaleString("en");
 const last = (list) => list[list.length - 1];
 const sum = (a, b) => (a === null || b === null || a === undefined || b === undefined ? null : a + b);
 

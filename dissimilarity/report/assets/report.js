@@ -2,6 +2,15 @@
 
 const read = new Map();
 const enough = 4000; // points of the runs of a figure; of more, every n-th is drawn
+const narrower = { run: "a reference or a measure", runs: "a reference, a measure or a site", comparison: "models or a measure" };
+
+// Return the first of some items; a line in a place says where these are not all, and what shows the others.
+function firstOf(items, count, place, others = `choose ${narrower[page.kind]} to see the others`) {
+  if (items.length > count) {
+    place.append(make("p", `The first ${count} of ${number(items.length)}; ${others}.`, { className: "soft cut" }));
+  }
+  return items.slice(0, count);
+}
 
 // The columns of one reference and one measure, parsed when they are first shown; null if there are none.
 function panel(reference, measure) {
@@ -97,7 +106,7 @@ function drawLayers() {
       if (rows.length) all.push({ measure, title: titleOf(measure, reference), rows });
     }
   }
-  for (const { measure, title, rows } of all.slice(0, 48)) {
+  for (const { measure, title, rows } of firstOf(all, 48, grid)) {
     const ends = [rows[0], last(rows)].map(({ row, d }) => `${row} ${digits(d)}`);
     const options = { measure, spec: () => compiled("layers", { measure }) };
     draw(grid, title, "layers", rows, { top: topOf(rows), blue: isDark() ? "#56b4e9" : "#0072b2" }, options, ends.join(" to "));
@@ -129,7 +138,7 @@ function drawCurves() {
     draw(grid, "loss", "values", page.losses, { top: Math.max(...range) }, options, sentence(page.losses));
   }
   const many = panels.some(({ rows }) => rows.length > few), specs = new Map();
-  for (const { measure, title, rows } of panels.slice(0, 48)) {
+  for (const { measure, title, rows } of firstOf(panels, 48, grid)) {
     const options = { series, steps, many, measure };
     options.spec = () => specs.get(measure) ?? specs.set(measure, compiled("lines", options)).get(measure);
     const top = topOf(panels.filter((one) => one.measure === measure).flatMap((one) => one.rows));
@@ -144,13 +153,15 @@ function drawCurves() {
 
 function legend(series) {
   const swatches = colors(series, isDark());
-  $("legend").replaceChildren(...series.slice(0, 60).map((name, index) => {
+  $("legend").replaceChildren();
+  firstOf(series, 60, $("legend"), "the CSV of a figure names all").forEach((name, index) => {
     const entry = make("span", name), swatch = make("i");
     swatch.style.background = swatches[index];
     entry.prepend(swatch);
-    return entry;
-  }));
+    $("legend").append(entry);
+  });
 }
+
 // ---- heat maps
 
 const tick = { step: Infinity, timer: null }; // the last map, until the reader moves the slider
@@ -180,7 +191,7 @@ function drawMaps() {
   clear(grid);
   if (!steps.length) return;
   Object.assign($("tick"), { max: steps.length - 1, value: indexAt(steps) });
-  for (const { reference, measure, maps } of panels.slice(0, 24)) {
+  for (const { reference, measure, maps } of firstOf(panels, 24, grid)) {
     const isChosen = (a, b) => Boolean(pair) && pair.reference === reference && pair.a === a && pair.b === b;
     const rows = cellsOf(maps, steps[indexAt(steps)], isChosen);
     const height = Math.max(100, Math.min(360, 30 * maps.a.length));

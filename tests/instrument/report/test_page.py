@@ -111,6 +111,19 @@ def test_own_scripts_set_text_and_no_html() -> None:
         )
 
 
+def test_figures_are_cut_only_where_a_line_says_so() -> None:
+    script = (files("dissimilarity.report") / "assets" / "report.js").read_text()
+    cuts = set(re.findall(r"(\w+)\.slice\(0, \w+\)", script))
+    assert cuts == {"items", "place"}, "use firstOf(), which says how many are left out"
+    cut = re.findall(r"firstOf\((\w+), (\d+), ", script)
+    assert cut == [("all", "48"), ("panels", "48"), ("series", "60"), ("panels", "24")]
+
+
+def test_ends_of_the_colors_have_three_digits() -> None:
+    legend = specs()["maps"]["layer"][0]["encoding"]["color"]["legend"]
+    assert legend["format"] == ".3~g"  # of d3: 1.511 is 1.51, 0.95 is 0.95, 2 is 2
+
+
 def test_licenses_name_the_versions_that_are_there() -> None:
     assets = files("dissimilarity.report") / "assets"
     versions = re.findall(r"^  (vega\S*) +(\S+)", (assets / "LICENSES.txt").read_text(), re.MULTILINE)
