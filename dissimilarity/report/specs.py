@@ -127,7 +127,7 @@ def maps(dark: Dark) -> Spec:
             "domain": [{"expr": "low"}, {"expr": "top"}],
             "clamp": True,
         },
-        "legend": {"title": MEANING, "orient": "bottom", "gradientLength": 180, "titleLimit": 240},
+        "legend": {"title": MEANING, "orient": "bottom", "gradientLength": 180, "titleLimit": 240, "format": ".3~g"},
     }
     hover = [
         _tip("a", "site of the model", "nominal"),
