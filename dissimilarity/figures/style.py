@@ -57,14 +57,16 @@ def colors_of(sites: Sequence[str]) -> dict[str, Any]:
 
 
 def spread(items: list[Any], limit: int) -> list[Any]:
-    """Return at most `limit` of the items, evenly spaced, including the first and the last.
+    """Return at most `limit` of the items, evenly spaced, including the first and the last; of a limit of 1, the last.
 
     Examples:
-        >>> spread([0, 1, 2, 3, 4, 5, 6], 3)
-        [0, 3, 6]
+        >>> spread([0, 1, 2, 3, 4, 5, 6], 3), spread([0, 1, 2], 1)
+        ([0, 3, 6], [2])
     """
     if len(items) <= limit:
         return items
+    if limit == 1:
+        return items[-1:]
     return [items[round(index * (len(items) - 1) / (limit - 1))] for index in range(limit)]
 
 
