@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from dissimilarity.capture.sites import LOGITS
 from dissimilarity.figures.figure import in_style
-from dissimilarity.figures.heatmaps import fill_beside, height_beside, holds_null, label_maps
+from dissimilarity.figures.heatmaps import fill_below, fill_beside, height_beside, holds_null, label_maps
 from dissimilarity.figures.layout import LINE, Ax, Frame, Size, make_panels
 from dissimilarity.figures.maps import (
     BAR,
@@ -88,16 +88,17 @@ def comparison_figure(
     records = [select(shown, measure=measure) for measure in measures]
     outputs = _outputs(table.filter(pa.array([measure not in measures for measure in table["measure"].to_pylist()])))
     any_hatched = any(holds_null(record, sites_a, sites_b).any() for record in records)
-    width = columns * (cell * len(sites_b) + BAR + strip)
     notes = [f"{name_b}: {kind_b}", outputs, STRIPS if shares else "", NO_NULL if any_hatched else ""]
-    below = "\n".join(fill(note, max(24, int(15 * (figsize[0] if figsize else width)))) for note in notes if note)
     name_left, name_below = space_for_names(names_a, names_b)
     titles = [fill(title(measure), max(14, int(16 * (cell * len(sites_b) + 0.5)))) for measure in measures]
     lines = max(text.count("\n") + 1 for text in titles)
     size = max(cell * len(sites_b), 0.3), max(cell * len(sites_a), 0.7)
     left = fill_beside(f"{name_a}: {kind_a}", height_beside(rows * (size[1] + 0.2), figsize, ax))
+    margin_left = 0.1 + LINE * (left.count("\n") + 1) + name_left + strip
+    panels_width = columns * size[0] + (columns - 1) * (BAR + strip)
+    below = fill_below([note for note in notes if note], panels_width, margin_left, figsize)
     frame = Frame(
-        left=0.1 + LINE * (left.count("\n") + 1) + name_left + strip,
+        left=margin_left,
         right=BAR,
         bottom=name_below + strip + LINE * (below.count("\n") + 1) + 0.08,
         top=0.12 + LINE * lines,

@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 from matplotlib.figure import Figure
 
 from dissimilarity.figures.figure import in_style
-from dissimilarity.figures.layout import LINE, Ax, Frame, Size, make_panels
+from dissimilarity.figures.layout import LINE, Ax, Frame, Size, fill_inches, make_panels
 from dissimilarity.figures.maps import (
     BAR,
     NO_NULL,
@@ -94,18 +94,19 @@ def heatmap_figure(
     strip = margin(cell) if has_strips(*(values for pair in shares_at.values() for values in pair)) else 0.0
     rows = [_row(table, measure, steps, sites_a, sites_b, scale, dark) for measure in measures]
     (kind_a, names_a), (kind_b, names_b) = short_names(sites_a), short_names(sites_b)
-    below = [fill(f"{reference}: {kind_b}", max(24, int(15 * (width * len(steps) + 1))))]
-    below += [STRIPS] * bool(strip) + [NO_NULL] * any(hatched.any() for row in rows for hatched in row[2])
-    lines = "\n".join(below).count("\n") + 1
+    notes = [f"{reference}: {kind_b}"]
+    notes += [STRIPS] * bool(strip) + [NO_NULL] * any(hatched.any() for row in rows for hatched in row[2])
     name_left, name_below = space_for_names(names_a, names_b)
-    panel_size = width, max(height, LOWEST)
+    panel_size, across = (width, max(height, LOWEST)), 0.12 + strip
     left = fill_beside(f"{model}: {kind_a}", height_beside(panel_size[1] * len(measures), figsize, ax))
+    margin_left = 0.1 + LINE * (left.count("\n") + 1) + name_left + strip
+    below = fill_below(notes, width * len(steps) + across * (len(steps) - 1), margin_left, figsize)
     frame = Frame(
-        left=0.1 + LINE * (left.count("\n") + 1) + name_left + strip,
+        left=margin_left,
         right=BAR,
-        bottom=name_below + strip + LINE * lines + 0.08,
+        bottom=name_below + strip + LINE * (below.count("\n") + 1) + 0.08,
         top=0.28,
-        across=0.12 + strip,
+        across=across,
         between=0.16 + strip,
     )
     shared = {"sharex": True, "sharey": True}
@@ -119,7 +120,7 @@ def heatmap_figure(
         draw_bar(figure, panels[-1], colors, label, ax is not None)
     for panel, step in zip(axes[0], steps, strict=True):
         panel.set_title(f"step {step:,}")
-    label_maps(figure, axes, left, "\n".join(below), names_a, names_b, ax is not None)
+    label_maps(figure, axes, left, below, names_a, names_b, ax is not None)
     return figure
 
 
@@ -127,12 +128,26 @@ def height_beside(panels: float, figsize: Size | None, ax: Ax | None) -> float:
     """Return the inches that a label beside panels has, given those of the panels if nothing else is."""
     if ax is not None:
         return 4.0
-    return panels if figsize is None else figsize[1] - 1
+    return panels if figsize is None else figsize[1] - 1.0
 
 
 def fill_beside(label: str, height: float) -> str:
     """Return a label broken into lines that fit beside panels of a height in inches."""
     return fill(label, max(20, int(14 * height)))
+
+
+def fill_below(notes: Sequence[str], panels: float, left: float, figsize: Size | None) -> str:
+    """Return the label below panels, each of its notes broken into lines that stay within the figure.
+
+    Args:
+        notes: sentences; each begins a line.
+        panels: inches from the left of the first panel to the right of the last, if there is no ``figsize``.
+        left: inches to the left of the panels; those to their right are `BAR`.
+        figsize: width and height of the figure.
+    """
+    if figsize is not None:
+        panels = figsize[0] - left - BAR
+    return "\n".join(fill_inches(note, panels + BAR + min(left, BAR) - 0.1) for note in notes)
 
 
 def label_maps(
@@ -151,7 +166,7 @@ def label_maps(
         x = (min(place.x0 for place in places) + max(place.x1 for place in places)) / 2
         y = (min(place.y0 for place in places) + max(place.y1 for place in places)) / 2
         figure.supylabel(left, x=0.06 / width, y=y, linespacing=1.1)
-        figure.supxlabel(below, y=0.05 / height, x=max(x, 0.5) if x < 0.5 else x, va="bottom", linespacing=1.1)
+        figure.supxlabel(below, y=0.05 / height, x=max(x, 0.5), va="bottom", linespacing=1.1)
 
 
 def heatmap_pages(table: pa.Table) -> list[pa.Table]:

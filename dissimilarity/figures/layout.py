@@ -7,7 +7,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from textwrap import wrap
+from textwrap import fill, wrap
 from typing import Any
 
 import numpy as np
@@ -171,6 +171,19 @@ def widest(texts: Sequence[str], points: float = 7.0) -> float:
         0.5
     """
     return max((_width(text, points) for text in texts), default=0.0)
+
+
+def fill_inches(text: str, width: float, points: float = 8.0) -> str:
+    r"""Return a text broken into lines that are no wider than some inches.
+
+    Examples:
+        >>> fill_inches("W" * 30, 1.5).split("\n") == ["W" * 13, "W" * 13, "W" * 4]
+        True
+    """
+    letters = max(1, len(text))
+    while letters > 1 and widest(wrap(text, letters), points) > width:
+        letters = min(letters - 1, int(0.95 * letters))
+    return fill(text, letters)
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from matplotlib import pyplot, rcParams
 from matplotlib.figure import Figure
 from scipy import stats
 
+from dissimilarity.figures.comparison import comparison_figure
 from dissimilarity.figures.curves import curves_figure
 from dissimilarity.figures.drift import groups_figure
 from dissimilarity.figures.heatmaps import heatmap_figure
@@ -208,6 +209,21 @@ def test_maps_show_all_pairs_by_measure_and_step():
     bars = [maps[row].child_axes[0] for row in (2, 5)]
     marks: list[Any] = [bar.texts[0] for bar in bars]
     assert [mark.xy[1] for mark in marks] == [pytest.approx(0.9)] * 2
+
+
+@pytest.mark.parametrize("letter", "xW")
+@pytest.mark.parametrize("figsize", [None, (3.25, 4)])
+def test_long_names_stay_within_maps(letter: str, figsize: Any):
+    name = letter * 200
+    records = table({name: 2}, measures=["cka"])
+    last = records.filter(pa.array([step == STEPS[-1] for step in records["step"].to_pylist()]))
+    for figure in (heatmap_figure(records, "m", figsize=figsize), comparison_figure(last, "m", name, figsize=figsize)):
+        figure.draw_without_rendering()
+        (label,) = [text for text in figure.texts if letter in text.get_text()]
+        assert label.get_text().replace("\n", "").startswith(name)
+        box = label.get_window_extent()
+        assert box.x0 >= 0 and box.x1 <= figure.bbox.width and box.y0 >= 0
+        assert all(box.y1 <= panel.get_window_extent().y0 for panel in panels(figure))
 
 
 def test_kinds_of_sites_get_separate_figures():
