@@ -6,7 +6,9 @@ from copy import copy
 from itertools import groupby
 from typing import Any
 
+from rich.cells import chop_cells
 from rich.console import Console, ConsoleOptions, RenderableType
+from rich.markup import escape
 from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
@@ -17,24 +19,32 @@ BETWEEN = "-/@ "
 """Marks between the parts of a name."""
 WITHIN = BETWEEN + "_"
 """Marks between the words of a name, too."""
+LETTERS = 36
+"""Width of a broken name, beside which 80 characters have space for the state, steps and loss of a run."""
+NAMED = 6
+"""Columns that the line below a table names."""
 
 
 class FittedTable(Table):
     """A table that becomes narrower where it is wider than the terminal.
 
-    First names are shortened where they agree, then columns are left out, and a line below says which. Then names are
-    shortened where their words agree. What is still too wide is wider than the terminal; printed with `crop=False`,
-    nothing is cut or broken over lines.
+    First names are shortened where they agree, or long ones broken over lines, then columns are left out, and a line
+    below says which. Then names are shortened where their words agree. What is still too wide is wider than the
+    terminal; printed with `crop=False`, nothing is cut.
 
     Args:
         title: Shown above the table.
-        names: Headers of the columns of names.
+        names: Headers of the columns of names that may be shortened.
         drop: Headers of the columns that may be left out, in that order.
+        whole: Headers of the columns of names that are broken over lines, and not shortened.
     """
 
-    def __init__(self, title: str, names: Sequence[str] = (), drop: Sequence[str] = ()) -> None:
+    def __init__(
+        self, title: str, names: Sequence[str] = (), drop: Sequence[str] = (), whole: Sequence[str] = ()
+    ) -> None:
         super().__init__(title=title, title_justify="left")
         self._names = names
+        self._whole = whole
         self._drop = drop
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[RenderableType | Segment]:
@@ -46,6 +56,7 @@ class FittedTable(Table):
         table.title = None
         if not table._fits(console, options):
             table._shorten_names()
+            table._break_names()
         dropped = []
         for header in self._drop:
             if table._fits(console, options):
@@ -62,7 +73,8 @@ class FittedTable(Table):
         yield from Table.__rich_console__(table, console, options.update(max_width=whole))
         present = [str(Text.from_markup(str(column.header))) for column in self.columns if column.header in dropped]
         if present:
-            yield Text(f"a wider terminal also shows: {', '.join(present)}", style="dim")
+            more = f" and {len(present) - NAMED} more" if len(present) > NAMED else ""
+            yield Text(f"a wider terminal also shows: {', '.join(present[:NAMED])}{more}", style="dim")
 
     def _fits(self, console: Console, options: ConsoleOptions) -> bool:
         return self._whole_width(console, options) <= options.max_width
@@ -76,6 +88,12 @@ class FittedTable(Table):
         short = dict(zip(cells, shortened(cells, marks), strict=True))
         for column in columns:
             column._cells = [short[str(cell)] for cell in column._cells]
+
+    def _break_names(self) -> None:
+        for column in self.columns:
+            if column.header in self._whole:
+                names = [Text.from_markup(str(cell)).plain for cell in column._cells]
+                column._cells = [escape("\n".join(chop_cells(name, LETTERS))) for name in names]
 
 
 def shortened(names: Sequence[str], marks: str = BETWEEN) -> list[str]:

@@ -53,12 +53,12 @@ def run_watch(options: argparse.Namespace) -> None:
 
 
 def list_of(folders: Sequence[Folder]) -> FittedTable:
-    """Return a table with a line per run. Names are whole, so that they can be typed; other columns go before that."""
+    """Return a table with a line per run. Names are whole, so that they can be typed; references go before the rest."""
     # Rows come in order of depth, so that the last layer of each reference stays.
     ends = {folder.path: {row["reference"]: row for row in _finals(folder)} for folder in folders}
     references = list(dict.fromkeys(reference for rows in ends.values() for reference in rows))
     columns = [*map(escape, references)]
-    table = FittedTable("", drop=["minutes", "steps", *columns[::-1], "val loss", "state"])
+    table = FittedTable("", drop=["minutes", *columns[::-1], "steps", "val loss", "state"], whole=["run"])
     table.box, table.pad_edge = None, False
     for column in ("run", "state", "steps", "val loss", *columns, "minutes"):
         table.add_column(column, justify="left" if column in ("run", "state") else "right")

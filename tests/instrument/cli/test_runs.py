@@ -53,6 +53,22 @@ def test_names_and_values_are_whole_in_any_terminal(tmp_path: Path, width: int) 
     assert width == 200 or ("a wider terminal also shows:" in words and "minutes" in words)
 
 
+def test_a_long_name_leaves_space_for_state_steps_and_loss(tmp_path: Path) -> None:
+    names = ["[b]" * 66, "a"]
+    rows = curve_rows([f"runs/reference-{index}" for index in range(45)])
+    folders = [write_run(tmp_path / name, rows) for name in names]
+    (folders[0] / "summary.json").unlink()
+    with (console := Console(width=80)).capture() as capture:
+        console.print(runs.list_of([read_folder(folder) for folder in folders]), crop=False)
+    head, first, *others = capture.get().splitlines()
+    assert head.split() == ["run", "state", "steps", "val", "loss"]
+    assert first.split() == [names[0][:36], *"in progress or cut short 8".split()]
+    assert "".join([first.split()[0], *others[:5]]).replace(" ", "") == names[0]
+    assert others[5].split() == ["a", "finished", "8", "4.500"]
+    references = ", ".join(f"runs/reference-{index}" for index in range(6))
+    assert f"a wider terminal also shows: {references} and 40 more" in " ".join(" ".join(others).split())
+
+
 def test_a_run_is_watched_until_it_ends(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
