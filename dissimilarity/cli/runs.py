@@ -18,6 +18,7 @@ from dissimilarity.tables.final import blocks, final_values
 
 SECONDS = 2.0
 """Seconds between two looks at a run."""
+EXPECTED = "give folders of runs, such as runs"
 
 
 def run_list(options: argparse.Namespace) -> None:
@@ -26,9 +27,9 @@ def run_list(options: argparse.Namespace) -> None:
     Raises:
         ValueError: a folder does not exist, or there is no run in it.
     """
-    folders = [folder for path in found_in(options.folders) if (folder := read_folder(path)).kind == "run"]
+    folders = [folder for path in found_in(options.folders, EXPECTED) if (folder := read_folder(path)).kind == "run"]
     if not folders:
-        raise ValueError(f"no run in {', '.join(map(str, options.folders))}; give folders of runs, such as runs")
+        raise ValueError(f"no run in {', '.join(map(str, options.folders))}; {EXPECTED}")
     Console(highlight=False, emoji=False).print(list_of(folders), crop=False)
 
 

@@ -81,8 +81,12 @@ def kind_of(path: Path) -> Kind:
     return "run" if is_run else "unknown"
 
 
-def found_in(paths: Sequence[Path]) -> list[Path]:
+def found_in(paths: Sequence[Path], advice: str = "give a folder of a run, such as runs/a") -> list[Path]:
     """Return the folders to show: those given, and in place of one that holds nothing itself, the runs inside it.
+
+    Args:
+        paths: the folders.
+        advice: what to give in place of one that does not exist.
 
     Raises:
         ValueError: no folder is given, or one does not exist.
@@ -93,7 +97,7 @@ def found_in(paths: Sequence[Path]) -> list[Path]:
     for path in paths:
         if not path.is_dir():
             what = "is a file" if path.exists() else "does not exist"
-            raise ValueError(f"{path} {what}; give a folder of a run, such as runs/a")
+            raise ValueError(f"{path} {what}; {advice}")
         inside = sorted(entry for entry in path.iterdir() if entry.is_dir() and not entry.name.startswith("."))
         runs = [entry for entry in inside if kind_of(entry) == "run"] if kind_of(path) == "unknown" else []
         folders += runs or [path]

@@ -88,8 +88,11 @@ def test_a_run_is_watched_until_it_ends(
 
 
 def test_what_is_no_run_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for command, words in (("list", "no run in"), ("watch", "is not a run")):
+    for command, words, advice in (
+        ("list", "no run in", "give folders of runs, such as runs\n"),
+        ("watch", "is not a run", "give a folder of a run, such as runs/a\n"),
+    ):
         assert main([command, str(tmp_path)]) == 2
         assert words in capsys.readouterr().err
         assert main([command, str(tmp_path / "gone")]) == 2
-        assert "does not exist" in capsys.readouterr().err
+        assert f"gone does not exist; {advice}" in capsys.readouterr().err
