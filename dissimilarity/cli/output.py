@@ -37,7 +37,7 @@ from dissimilarity.probe.alignment import Alignment
 from dissimilarity.report import page
 from dissimilarity.report.panels import site_name
 from dissimilarity.tables.colored_text import colored_text, write_texts
-from dissimilarity.tables.export import as_csv, as_latex, cell
+from dissimilarity.tables.export import as_csv, as_latex, cell, two_digits
 from dissimilarity.tables.influential_text import influence_grid, influential_text
 from dissimilarity.tables.token_texts import around, printable
 
@@ -249,7 +249,12 @@ def _numbers(differences: Elementwise) -> Table:
     for name in (kind, "relative error", "by rounding", "cosine", "largest difference"):
         table.add_column(escape(name), justify="left" if name == kind else "right")
     for site in differences.sites:
-        numbers = f"{site.relative_error:.1e}", f"{site.noise:.1e}", f"{site.cosine:.6f}", f"{site.largest:.1e}"
+        numbers = (
+            two_digits(site.relative_error),
+            two_digits(site.noise),
+            f"{site.cosine:.6f}",
+            two_digits(site.largest),
+        )
         table.add_row(
             escape(names[site.site_a, site.site_b]), *numbers, style="bold" if site == differences.first else None
         )

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 from dissimilarity.comparison.elementwise import MARGIN, Elementwise, OutputDifference, SiteDifference
 from dissimilarity.inference.jackknife import half_width, plus_minus
 from dissimilarity.measures.base.measure import Measure
+from dissimilarity.tables.export import two_digits
 
 NEAR = 0.5
 """Mean cosine at the first site above which two models are versions of one, whose numbers can be subtracted."""
@@ -77,13 +78,14 @@ def _nearly_equal(differences: Elementwise, name_a: str, name_b: str) -> list[st
     first = next((site for site in sites if site.differs), None)
     worst = max(sites, key=lambda site: site.relative_error)
     both, every = f"{name_a} and {name_b}", "" if broken else "all "
-    words = f"{both} are alike to within rounding at {every}{len(sites)} sites (relative error up to {_error(worst)})."
+    most = two_digits(worst.relative_error)
+    words = f"{both} are alike to within rounding at {every}{len(sites)} sites (relative error up to {most})."
     if first is not None:
         place = sites.index(first)
         until = f"are alike to within rounding up to {sites[place - 1].site_a} and " if place else ""
         words = (
-            f"{both} {until}differ from {first.site_a} on: relative error {_error(first)}, where rounding "
-            f"alone makes {first.noise:.1g}; the largest is {_error(worst)}, at {worst.site_a}."
+            f"{both} {until}differ from {first.site_a} on: relative error {two_digits(first.relative_error)}, where "
+            f"rounding alone makes {first.noise:.1g}; the largest is {most}, at {worst.site_a}."
         )
     without = f"At {_named(broken)}, activations of at least one of them are NaN or infinite." if broken else ""
     return [words, without, "" if outputs is None else _predictions(outputs)]
@@ -99,7 +101,8 @@ def _named(sites: Sequence[SiteDifference]) -> str:
 def _predictions(outputs: OutputDifference) -> str:
     if not math.isfinite(outputs.kl):
         return "Their predictions are NaN."
-    return f"Their predictions differ by {outputs.kl:.1e} nats (99.9th percentile {outputs.kl_high:.1e})."
+    kl, high = two_digits(outputs.kl), two_digits(outputs.kl_high)
+    return f"Their predictions differ by {kl} nats (99.9th percentile {high})."
 
 
 def _by_measure(rows: Sequence[dict[str, Any]], measure: Measure, subject: str, are_arrays: bool) -> str:
@@ -201,10 +204,6 @@ def with_interval(row: dict[str, Any]) -> str:
 
 def _number(value: float) -> str:
     return f"{value:z.3f}" if math.isfinite(value) else "nothing"
-
-
-def _error(site: SiteDifference) -> str:
-    return f"{site.relative_error:.1e}"
 
 
 ROUNDING = (

@@ -6,14 +6,15 @@ from typing import Any
 
 from dissimilarity.report.elements import is_number, table
 from dissimilarity.report.panels import site_name
+from dissimilarity.tables.export import two_digits
 
 COLUMNS = {
-    "relative_error": ("relative error", "{:.1e}"),
-    "noise": ("by rounding", "{:.1e}"),
-    "cosine": ("cosine", "{:.6f}"),
-    "largest": ("largest difference", "{:.1e}"),
+    "relative_error": ("relative error", two_digits),
+    "noise": ("by rounding", two_digits),
+    "cosine": ("cosine", "{:.6f}".format),
+    "largest": ("largest difference", two_digits),
 }
-"""Keys of rows of the summary, with their names and forms; those of the terminal."""
+"""Keys of rows of the summary, with their names, and how numbers are written; those of the terminal."""
 OUTPUTS = ("kl", "kl_high", "largest")
 
 
@@ -28,7 +29,7 @@ def subtracted(summary: Mapping[str, Any]) -> str:
     for row in rows if isinstance(rows, list) else ():
         if isinstance(row, dict) and all(is_number(row.get(key)) for key in COLUMNS):
             name = site_name(str(row.get("site_a")), str(row.get("site_b")))
-            lines[name] = [form.format(row[key]) for key, (_, form) in COLUMNS.items()]
+            lines[name] = [form(row[key]) for key, (_, form) in COLUMNS.items()]
     if not lines:
         return ""
     titles = ["site", *(title for title, _ in COLUMNS.values())]
@@ -42,8 +43,8 @@ def _of_predictions(outputs: Any) -> str:
     """Say how far the predictions of the two are apart."""
     if not isinstance(outputs, dict) or not all(is_number(outputs.get(key)) for key in OUTPUTS):
         return ""
-    kl, high, largest = (outputs[key] for key in OUTPUTS)
+    kl, high, largest = (two_digits(outputs[key]) for key in OUTPUTS)
     return (
-        f"Predictions: KL divergence {kl:.1e} nats, its 99.9th percentile {high:.1e}, largest difference of two logits "
-        f"{largest:.1e}."
+        f"Predictions: KL divergence {kl} nats, its 99.9th percentile {high}, largest difference of two logits "
+        f"{largest}."
     )

@@ -103,6 +103,21 @@ def cell(value: Any) -> str:
     return f"{value:.1e}" if 0 < abs(value) < 5e-4 else f"{value:z.3f}"
 
 
+def two_digits(value: int | float) -> str:
+    """Return a number of any size with two digits or more, as a power of ten below 0.01 and from 10,000 on.
+
+    Examples:
+        >>> [two_digits(number) for number in (0.0, 4.7e-08, 0.012, 0.996, 1.04, 48.2, 1234.5, 12345.6)]
+        ['0', '4.7e-08', '0.012', '1.0', '1.0', '48', '1234', '1.2e+04']
+    """
+    rounded = f"{value:.1e}"
+    if value == 0:
+        return "0"
+    if not 0.01 <= abs(value) < 9999.5:
+        return rounded
+    return f"{value:.{max(0, 1 - int(rounded[-3:]))}f}"
+
+
 def _columns(rows: Rows) -> list[str]:
     return [name for name, value in rows[0].items() if not isinstance(value, (list, tuple))] if rows else []
 

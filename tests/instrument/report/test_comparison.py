@@ -1,6 +1,7 @@
 """The page of a comparison draws its table layer by layer, whoever wrote it."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from dissimilarity.report.subtracted import subtracted
 from tests.helpers.report_folders import SITES, curve_row, page_of
 
 
@@ -71,3 +73,14 @@ def test_pairs_under_another_control_or_at_an_earlier_step_are_further_ones(tmp_
         assert [curve["d"] for curve in panel["curves"]] == [[expected]]
     order = [page.text.index(text) for text in ("The answer.", "Layer by layer", "Many.")]
     assert order == sorted(order)
+
+
+def test_differences_are_powers_of_ten_only_where_they_are_small_or_large() -> None:
+    site = {"site_a": "embed", "site_b": "embed", "noise": 2.04e-7, "cosine": 0.5}
+    rows = [{**site, "relative_error": 1.29, "largest": 48.2}, {**site, "relative_error": 0.0123, "largest": 12345.0}]
+    html = subtracted({"rows": rows[:1], "outputs": {"kl": 1.04, "kl_high": 14.4, "largest": 0.0}})
+    words = ["embed", "1.3", "2.0e-07", "0.500000", "48"]
+    assert re.findall(r"<td>(.*?)</td>", html) == words
+    assert "KL divergence 1.0 nats, its 99.9th percentile 14, largest difference of two logits 0." in html
+    words = ["embed", "0.012", "2.0e-07", "0.500000", "1.2e+04"]
+    assert re.findall(r"<td>(.*?)</td>", subtracted({"rows": rows[1:]})) == words
