@@ -31,7 +31,7 @@ SERIES = {
 <p class="soft">Mean dissimilarity to the references of each group. {REFERENCES}</p>
 <div id="drift" class="grid"></div></section>""",
     "intrinsic": f"""<section><h2>The model alone</h2>
-<p class="soft">Dashed: the reference. {PROBE_TEXT}</p>
+<p class="soft">Dashed: <span id="dashed">the reference</span>. {PROBE_TEXT}</p>
 <div id="intrinsic" class="grid"></div></section>""",
     "penalties": f"""<section><h2>Stitching penalties</h2>
 <p class="soft">Loss of the stitched model minus that of the back model: into the reference, and dashed from it.
@@ -73,7 +73,11 @@ def notes(folder: Folder) -> str:
         if note:
             steps.setdefault((reference, note), []).append(step)
     lines = [f"vs {reference}, {_range(at)}: {note}" for (reference, note), at in steps.items()]
-    return f"<details><summary>{len(lines)} notes</summary><ul>{_items(lines)}</ul></details>" if lines else ""
+    return (
+        f"<details><summary>{len(lines)} note{'s' * (len(lines) > 1)}</summary><ul>{_items(lines)}</ul></details>"
+        if lines
+        else ""
+    )
 
 
 def nothing(folder: Folder) -> str:
@@ -271,4 +275,4 @@ def _items(texts: Sequence[str]) -> str:
 
 def _range(steps: Sequence[int]) -> str:
     steps = sorted(set(steps))
-    return f"step {steps[0]}" if len(steps) == 1 else f"{len(steps)} steps from {steps[0]} to {steps[-1]}"
+    return f"step {steps[0]:,}" if len(steps) == 1 else f"{len(steps):,} steps from {steps[0]:,} to {steps[-1]:,}"

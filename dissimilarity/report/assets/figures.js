@@ -179,8 +179,8 @@ function sentence(rows) {
     if (!ends.has(key)) ends.set(key, [row, row]);
     ends.get(key)[1] = row;
   }
-  const parts = [...ends].map(([name, [first, end]]) =>
-    `${name} from ${digits(first.d)} at step ${first.step} to ${digits(end.d)} at step ${end.step}`);
+  const at = ({ d, step }) => `${digits(d)} at step ${number(step)}`;
+  const parts = [...ends].map(([name, [first, end]]) => (first === end ? `${name}: ${at(end)}` : `${name} from ${at(first)} to ${at(end)}`));
   if (!parts.length) return "no values";
   return parts.length > 2 ? `${parts[0]}; …; ${last(parts)}` : parts.join("; ");
 }

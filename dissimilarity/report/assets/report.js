@@ -209,7 +209,7 @@ function drawMaps() {
       figure.rows = cellsOf(maps, steps[indexAt(steps)], isChosen);
       const values = figure.rows.map((row) => row.d).filter((d) => d !== null);
       figure.caption.textContent = values.length
-        ? `${page.kind === "comparison" ? "" : `step ${figure.rows[0].step}: `}from ${digits(Math.min(...values))} to ${digits(Math.max(...values))}` : "no values";
+        ? `${page.kind === "comparison" ? "" : `step ${number(figure.rows[0].step)}: `}from ${digits(Math.min(...values))} to ${digits(Math.max(...values))}` : "no values";
       figure.plot.setAttribute("aria-label", `${title}, ${figure.caption.textContent}`);
       if (figure.view) figure.view.data("rows", figure.rows).runAsync();
     };
@@ -222,8 +222,8 @@ function drawMaps() {
 function showTick() {
   const steps = mapSteps(), index = indexAt(steps);
   $("tick").value = index;
-  $("tick").setAttribute("aria-valuetext", `step ${steps[index]}`);
-  $("at").textContent = `step ${steps[index]?.toLocaleString("en")} (${index + 1} of ${steps.length})`;
+  $("tick").setAttribute("aria-valuetext", `step ${number(steps[index])}`);
+  $("at").textContent = `step ${number(steps[index])} (${index + 1} of ${steps.length})`;
   for (const figure of $("maps").querySelectorAll("figure.plot")) figure.update?.();
 }
 
@@ -282,6 +282,9 @@ function drawSeries(id) {
   if (!$(id)) return;
   clear($(id));
   const reference = page.references[choice("reference") ?? 0];
+  if (id === "intrinsic" && reference) {
+    $("dashed").textContent = reference + (chosen("reference", page.references).length > 1 ? ", the first reference" : "");
+  }
   for (const [name, all] of Object.entries(page.series[id])) {
     const rows = id === "intrinsic" ? all.filter((row) => row.kind === "curve" || row.id === reference) : all;
     const series = [...new Set(rows.map((row) => row.series))], steps = rows.map((row) => row.step);

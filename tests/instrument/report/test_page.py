@@ -184,7 +184,7 @@ def test_values_that_are_missing_are_shown_as_missing(tmp_path: Path) -> None:
     (panel,) = (page := page_of(write_run(tmp_path / "a", rows))).data["panel-0-0"]["runs"]
     assert [value is None for value in panel["curves"][0]["d"]] == [False, False, True, False, True]
     assert (
-        "vs init, 2 steps from 2 to 8: skipped: over budget" in page.text
+        "1 notevs init, 2 steps from 2 to 8: skipped: over budget" in page.text
         and "NaN" not in page.source.split("<script>")[0]
     )
 
