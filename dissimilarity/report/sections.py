@@ -228,14 +228,27 @@ def colored_texts(folder: Folder) -> str:
 
 
 def figures(folder: Folder) -> str:
-    """Return the pictures of a study."""
+    """Return the pictures of a study, in the size that they have on paper where the page has space for it."""
     kinds = {".png": "image/png", ".svg": "image/svg+xml"}
     pictures = "".join(
-        f'<figure class="plot"><h3>{escape(Path(name).stem)}</h3><img alt="{escape(Path(name).stem)}" '
+        f'<figure class="plot"><h3>{escape(Path(name).stem)}</h3><img alt="{escape(Path(name).stem)}"{_width(content)} '
         f'src="data:{kinds[Path(name).suffix]};base64,{base64.b64encode(content).decode()}"></figure>'
         for name, content in folder.figures.items()
     )
     return f"<section><h2>Figures</h2>{pictures}</section>" if pictures else ""
+
+
+def _width(picture: bytes) -> str:
+    """Return the attribute for the width of a PNG that says how many pixels make an inch; empty of other pictures."""
+    at = picture.find(b"pHYs", 0, max(0, picture.find(b"IDAT")))
+    if at < 0:
+        return ""
+    pixels, per_meter = (int.from_bytes(picture[start : start + 4], "big") for start in (16, at + 4))
+    return (
+        f' width="{round(96 * pixels / (0.0254 * per_meter))}"'
+        if per_meter and picture[at + 12 : at + 13] == b"\x01"
+        else ""
+    )
 
 
 def results_table(folder: Folder) -> str:

@@ -123,6 +123,8 @@ def test_results_have_their_summary_figures_and_table(results: Path) -> None:
     assert [picture["alt"] for picture in pictures] == ["heatmap", "tree"]
     assert str(pictures[0]["src"]).startswith("data:image/png;base64,")
     assert str(pictures[1]["src"]).startswith("data:image/svg+xml;base64,")
+    # 6.4 inches at 96 pixels each, however many pixels the file has
+    assert int(str(pictures[0]["width"])) == pytest.approx(6.4 * 96, abs=1) and "width" not in pictures[1]
     assert "h1" in {tag for tag, _ in page.elements} and SITES[1] in page.text
     assert "influence" not in page.text and "p_best" not in page.text and "<i>" in page.text
 
