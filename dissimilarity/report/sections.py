@@ -1,6 +1,7 @@
 """The HTML of a page, section by section. Everything that comes from a file is escaped."""
 
 import base64
+import io
 import re
 import time
 from collections.abc import Mapping, Sequence
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from markdown_it import MarkdownIt
+from PIL import Image
 
 from dissimilarity.figures.maps import Scale
 from dissimilarity.inference.coverage import FEWEST_MODELS, HELD_OUT_TEXT, PROBE_TEXT, REFERENCES, SEEDS
@@ -231,7 +233,8 @@ def figures(folder: Folder) -> str:
     """Return the pictures of a study, in the size that they have on paper where the page has space for it."""
     kinds = {".png": "image/png", ".svg": "image/svg+xml"}
     pictures = "".join(
-        f'<figure class="plot"><h3>{escape(Path(name).stem)}</h3><img alt="{escape(Path(name).stem)}"{_width(content)} '
+        f'<figure class="plot picture"><h3>{escape(Path(name).stem)}</h3>'
+        f'<img alt="{escape(Path(name).stem)}"{_width(content)} '
         f'src="data:{kinds[Path(name).suffix]};base64,{base64.b64encode(content).decode()}"></figure>'
         for name, content in folder.figures.items()
     )
@@ -240,15 +243,12 @@ def figures(folder: Folder) -> str:
 
 def _width(picture: bytes) -> str:
     """Return the attribute for the width of a PNG that says how many pixels make an inch; empty of other pictures."""
-    at = picture.find(b"pHYs", 0, max(0, picture.find(b"IDAT")))
-    if at < 0:
+    try:
+        with Image.open(io.BytesIO(picture), formats=["PNG"]) as image:
+            inches = image.width / image.info["dpi"][0]
+    except (OSError, ValueError, KeyError, ZeroDivisionError, SyntaxError, Image.DecompressionBombError):
         return ""
-    pixels, per_meter = (int.from_bytes(picture[start : start + 4], "big") for start in (16, at + 4))
-    return (
-        f' width="{round(96 * pixels / (0.0254 * per_meter))}"'
-        if per_meter and picture[at + 12 : at + 13] == b"\x01"
-        else ""
-    )
+    return f' width="{round(96 * inches)}"'
 
 
 def results_table(folder: Folder) -> str:
