@@ -49,17 +49,17 @@ class Console(pl.Callback):
         self._progress: Progress | None = None
         self._task: TaskID | None = None
         self._shown = self._started = 0.0
-        self._first_step = 0
         self._evaluation = ""
-        self._passed: deque[tuple[float, int]] = deque()
+        self._batch_started = self._in_batches = 0.0
+        self._passed: deque[tuple[float, float, int]] = deque()
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Show the bar."""
         if not trainer.is_global_zero:
             return
         self._started = self._shown = time.monotonic()
-        self._first_step = trainer.global_step
-        self._passed = deque([(0.0, self._first_step)])
+        self._in_batches = 0.0
+        self._passed.clear()
         if self.bar if self.bar is not None else self._terminal.is_terminal:
             self._progress = Progress(
                 TextColumn("[bold]{task.description}"),
@@ -71,16 +71,23 @@ class Console(pl.Callback):
                 expand=True,
             )
             self._task = self._progress.add_task(
-                self.label, total=trainer.max_steps, completed=self._first_step, numbers=""
+                self.label, total=trainer.max_steps, completed=trainer.global_step, numbers=""
             )
             self._progress.start()
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Start the clock of a batch."""
+        self._batch_started = time.monotonic()
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Count tokens, and show progress at most four times per second."""
         self.tokens += tokens_in(batch) * trainer.world_size
-        self.seconds = time.monotonic() - self._started
+        now = time.monotonic()
+        self.seconds, self._in_batches = now - self._started, self._in_batches + now - self._batch_started
         if not trainer.is_global_zero:
             return
         seconds = time.monotonic() - self._shown
@@ -110,20 +117,28 @@ class Console(pl.Callback):
         step, last = trainer.global_step, trainer.max_steps
         loss = outputs["loss"] if isinstance(outputs, dict) else outputs
         rate = self.tokens / max(self.seconds, 1e-9)
-        left = clock((last - step) * self._seconds_per_step(step))
-        numbers = f"loss {float(loss):.3f}{self._evaluation}  {rate:,.0f} tokens/s  {left} left"
+        pace = self._seconds_per_step(step)
+        left = "" if pace is None else f"  {clock((last - step) * pace)} left"
+        numbers = f"loss {float(loss):.3f}{self._evaluation}  {rate:,.0f} tokens/s{left}"
         if self._progress is not None and self._task is not None:
             self._progress.update(self._task, completed=step, numbers=numbers)
         else:
             self._terminal.print(f"{self.label} {step}/{last}  {numbers}", soft_wrap=True)
 
-    def _seconds_per_step(self, step: int) -> float:
-        """Return the pace over the last seconds: the first steps are slower, with compiling and more ticks."""
-        self._passed.append((self.seconds, step))
+    def _seconds_per_step(self, step: int) -> float | None:
+        """Return the pace over the last seconds; None at the first call, because the first step is slower.
+
+        What is between batches is left out while it takes most of the time: in the dense start of a schedule, ticks
+        come every few steps, as they never do again.
+        """
+        self._passed.append((self.seconds, self._in_batches, step))
         while len(self._passed) > 2 and self.seconds - self._passed[1][0] > RECENT:
             self._passed.popleft()
-        seconds, first = self._passed[0]
-        return (self.seconds - seconds) / max(step - first, 1)
+        seconds, in_batches, first = self._passed[0]
+        if step == first:
+            return None
+        passed, trained = self.seconds - seconds, self._in_batches - in_batches
+        return (passed if passed < 2 * trained else trained) / (step - first)
 
     def _close(self, trainer: pl.Trainer) -> None:
         if self._progress is not None and self._task is not None:
