@@ -17,7 +17,7 @@ from dissimilarity.moments.paired_samples import Again
 from dissimilarity.moments.second_pass import Meeting, Reading, read_again
 from dissimilarity.moments.side import Side
 
-SLOPES = 2**27
+SLOPES = 2**25
 """Maximum size of the products of sites whose slopes are in memory together."""
 SEQUENCES = 2**20
 """Maximum number of sequences, counted once per pair, whose sums are in memory together."""
