@@ -77,9 +77,12 @@ def matched_pairs(sites_a: Sequence[str], sites_b: Sequence[str]) -> list[tuple[
             depth = (2 * layers.index(site) * last_partner + last) // (2 * last) if last else last_partner
             pairs.append((site, partners[depth]))
     if not pairs:
+        # the longer one first, because the first that matches counts: blocks.* is also in encoder.blocks.*
+        kinds = [min(layers, key=len, default="layers.{}") for layers in (layers_a, layers_b)]
+        example = "|".join(kind.replace("{}", "*") for kind in sorted(kinds, key=len, reverse=True))
         raise ValueError(
             f"no site in common: one model has {describe(sites_a) or 'none'}, the other {describe(sites_b) or 'none'};"
-            " choose sites that exist in both, or those of each with a bar between: 'blocks.*.resid_post|layers.*'"
+            f" choose sites that exist in both, or those of each with a bar between: '{example}'"
         )
     return pairs
 

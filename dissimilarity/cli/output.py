@@ -188,7 +188,7 @@ def _show_table(result: Comparison) -> None:
         _print_whole(terminal, _layers(result, measures))
     for note in notes_of(result):
         terminal.print(f"note: {note}", style="dim", markup=False)
-    if result.differences is not None:
+    if result.differences is not None and result.differences.sites:
         terminal.print()
         _print_whole(terminal, _numbers(result.differences))
         terminal.print(ROUNDING, style="dim", markup=False)

@@ -64,7 +64,12 @@ def verdict(
 
 def _identical(outputs: OutputDifference | None, name_a: str, name_b: str) -> str:
     """Say that all activations are the same, and whether predictions are."""
-    if outputs is None or outputs.largest == 0:
+    if outputs is None:
+        return (
+            f"All activations of {name_a} and {name_b} that were compared agree to the last bit. Predictions were not "
+            "compared: at least one has no head, or their vocabularies differ."
+        )
+    if outputs.largest == 0:
         return f"{name_a} and {name_b} are identical: all activations agree to the last bit."
     return (
         f"All activations of {name_a} and {name_b} agree to the last bit, but not what follows. {_predictions(outputs)}"
@@ -79,7 +84,8 @@ def _nearly_equal(differences: Elementwise, name_a: str, name_b: str) -> list[st
     worst = max(sites, key=lambda site: site.relative_error)
     both, every = f"{name_a} and {name_b}", "" if broken else "all "
     most = two_digits(worst.relative_error)
-    words = f"{both} are alike to within rounding at {every}{len(sites)} sites (relative error up to {most})."
+    count = "1 site" if len(sites) == 1 else f"{every}{len(sites)} sites"
+    words = f"{both} are alike to within rounding at {count} (relative error up to {most})."
     if first is not None:
         place = sites.index(first)
         until = f"are alike to within rounding up to {sites[place - 1].site_a} and " if place else ""

@@ -83,15 +83,22 @@ class OutputDifference:
 
 @dataclass(frozen=True)
 class Elementwise:
-    """Differences of two models by site, in the order of the pairs, and of their outputs; None without logits."""
+    """Differences of two models.
+
+    Attributes:
+        sites: those by site, in the order of the pairs, without pairs of different widths.
+        outputs: those of their predictions; None where one has none, or their vocabularies differ.
+        is_whole: whether all pairs of sites are there.
+    """
 
     sites: list[SiteDifference]
     outputs: OutputDifference | None
+    is_whole: bool = True
 
     @property
     def is_identical(self) -> bool:
         """Whether all activations agree to the last bit; predictions may still differ."""
-        return all(site.largest == 0 for site in self.sites)
+        return self.is_whole and all(site.largest == 0 for site in self.sites)
 
     @property
     def first(self) -> SiteDifference | None:
@@ -111,9 +118,6 @@ def elementwise(
         pairs: pairs of sites, in depth order.
         dtype: precision of the weights of the coarser of the two, for the noise.
 
-    Raises:
-        ValueError: sites of different widths.
-
     Examples:
         >>> model = nn.Sequential(nn.Embedding(8, 4), nn.Linear(4, 4))
         >>> tokens = torch.arange(8).reshape(2, 4)
@@ -130,15 +134,12 @@ class Differences:
 
     def __init__(self) -> None:
         self.sums: dict[SitePair, _Sums] = {}
+        self.is_whole = True
         self.divergences: list[Tensor] = []
         self.largest = 0.0
 
     def add_models(self, a: nn.Module, b: nn.Module, tokens: Tensor, pairs: Sequence[SitePair]) -> None:
-        """Run both models, and add their activations at pairs of sites and their logits.
-
-        Raises:
-            ValueError: sites of different widths.
-        """
+        """Run both models, and add their activations at pairs of sites and their logits."""
         passes = (_passes(model, tokens, sites) for model, sites in zip((a, b), zip(*pairs, strict=True), strict=True))
         for one, other in zip(*passes, strict=True):
             for site_a, site_b in pairs:
@@ -147,12 +148,11 @@ class Differences:
                 self.add_outputs(one[LOGITS], other[LOGITS])
 
     def add(self, pair: SitePair, one: Tensor, other: Tensor) -> None:
-        """Add the activations of both models at a pair of sites.
-
-        Raises:
-            ValueError: they have different widths.
-        """
-        self.sums.setdefault(pair, _Sums()).add(one, other, pair)
+        """Add the activations of both models at a pair of sites, unless their widths differ."""
+        if one.shape != other.shape:
+            self.is_whole = False
+            return
+        self.sums.setdefault(pair, _Sums()).add(one, other)
 
     def add_outputs(self, one: Tensor, other: Tensor) -> None:
         """Add the logits of both models, unless their vocabularies differ."""
@@ -167,16 +167,17 @@ class Differences:
         """Return the differences beside what rounding does to either model; arguments are those of `elementwise`."""
         few = tokens[:NOISE_SEQUENCES]
         noise_a, noise_b = (
-            rounding_noise(model, few, sites, dtype)
-            for model, sites in zip((a, b), zip(*self.sums, strict=True), strict=True)
+            rounding_noise(model, few, [pair[side] for pair in self.sums], dtype) if self.sums else {}
+            for side, model in enumerate((a, b))
         )
         sites = [
             SiteDifference(x, y, *part.differences(), max(noise_a[x], noise_b[y])) for (x, y), part in self.sums.items()
         ]
         if not self.divergences:
-            return Elementwise(sites, None)
+            return Elementwise(sites, None, self.is_whole)
         kl = torch.cat(self.divergences).cpu().numpy()
-        return Elementwise(sites, OutputDifference(kl.mean().item(), np.quantile(kl, QUANTILE).item(), self.largest))
+        outputs = OutputDifference(kl.mean().item(), np.quantile(kl, QUANTILE).item(), self.largest)
+        return Elementwise(sites, outputs, self.is_whole)
 
 
 def rounding_noise(model: nn.Module, tokens: Tensor, sites: Sequence[str], dtype: torch.dtype) -> dict[str, float]:
@@ -206,7 +207,7 @@ def rounding_noise(model: nn.Module, tokens: Tensor, sites: Sequence[str], dtype
     for other in others:
         for site in sites:
             sums = _Sums()
-            sums.add(other[site], own[site], (site, site))
+            sums.add(other[site], own[site])
             noise[site] = max(noise[site], sums.differences()[0])
     return noise
 
@@ -223,12 +224,7 @@ class _Sums:
     def __init__(self) -> None:
         self.square, self.norm, self.cosine, self.count, self.largest = 0.0, 0.0, 0.0, 0, 0.0
 
-    def add(self, one: Tensor, other: Tensor, pair: SitePair) -> None:
-        if one.shape != other.shape:
-            raise ValueError(
-                f"expected activations of the same shape at {pair[0]} and {pair[1]}, found {tuple(one.shape)} and "
-                f"{tuple(other.shape)}; only models of the same sizes can be compared element by element"
-            )
+    def add(self, one: Tensor, other: Tensor) -> None:
         parts = (side.flatten(0, -2).split(ROWS) for side in (one, other))
         for x, y in zip(*parts, strict=True):
             x, y = x.double(), y.double()

@@ -193,7 +193,11 @@ def _outputs_of_group(
     if logits_a is None or logits_b is None:
         if plan is None:
             return None
-        raise ValueError("expected models that predict tokens, which measures of outputs compare; leave those out")
+        missing = "first" if logits_a is None else "second"
+        raise ValueError(
+            f"the {missing} model has no head that predicts the next token, or it is not loaded; leave measures of "
+            "outputs, such as kl, out"
+        )
     if differences is not None:
         differences.add_outputs(logits_a, logits_b)
     if plan is None:

@@ -301,6 +301,14 @@ def test_a_glob_of_blocks_means_those_of_encoder_and_decoder():
     assert matched_pairs([*encoder, *decoder], [*encoder, *decoder]) == [(site, site) for site in [*encoder, *decoder]]
 
 
+def test_sites_of_an_encoder_and_of_both_parts_have_a_glob_that_works():
+    both = [f"{part}.blocks.{layer}.resid_post" for part in ("encoder", "decoder") for layer in range(2)]
+    with pytest.raises(
+        ValueError, match=r"no site in common.*'encoder\.blocks\.\*\.resid_post\|blocks\.\*\.resid_post'"
+    ):
+        matched_pairs(posts(2), both)
+
+
 def test_the_first_alternative_that_matches_counts():
     plain = Holder(encoder=nn.ModuleList([nn.Linear(2, 2), nn.Linear(2, 2)]))
     assert resolve(toy(), "blocks.*.resid_post|encoder.*") == posts(2)

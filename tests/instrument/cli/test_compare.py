@@ -44,10 +44,10 @@ def tokenizer(size: int) -> Tokenizer:
     return bpe
 
 
-def llama(folder: Path, seed: int = 0, vocabulary: int = 300) -> Path:
+def llama(folder: Path, seed: int = 0, vocabulary: int = 300, inner: int = 32) -> Path:
     """Write a random Llama with its tokenizer."""
     torch.manual_seed(seed)
-    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 3, "num_attention_heads": 2}
+    sizes = {"hidden_size": 16, "intermediate_size": inner, "num_hidden_layers": 3, "num_attention_heads": 2}
     config = transformers.LlamaConfig(vocab_size=vocabulary, max_position_embeddings=64, **sizes)
     transformers.LlamaForCausalLM(config).save_pretrained(folder)
     tokenizer(vocabulary).save(str(folder / "tokenizer.json"))
@@ -115,6 +115,28 @@ def test_one_changed_weight_is_found_at_its_block(capsys: Any, folders: dict[str
 
 def test_a_model_is_identical_to_itself(capsys: Any, folders: dict[str, Path]) -> None:
     assert "identical: all activations agree to the last bit" in as_json(capsys, folders, "model", "model")["verdict"]
+
+
+@pytest.mark.parametrize("more", [(), ("--block-by-block",), ("--pairs", "all")])
+def test_sites_of_other_widths_are_compared_but_not_subtracted(
+    more: tuple[str, ...], capsys: Any, folders: dict[str, Path], tmp_path: Path
+) -> None:
+    sides = {**folders, "wide": llama(tmp_path / "wide", inner=48)}
+    result = as_json(capsys, sides, "model", "wide", "--measures", "cka", "--sites", "blocks.*.mlp.post,embed", *more)
+    rows = {row["site_a"]: row for row in result["rows"] if row["site_a"] == row["site_b"]}
+    assert len(rows) == 4 and all(math.isfinite(row["value"]) for row in rows.values())
+    assert rows["blocks.1.mlp.post"].get("relative_error") is None and rows["embed"]["relative_error"] is not None
+    assert "are identical" not in result["verdict"] and "last bit" not in result["verdict"]
+
+
+@pytest.mark.parametrize("more", [(), ("--block-by-block",)])
+def test_models_whose_predictions_were_not_compared_are_not_identical(
+    more: tuple[str, ...], capsys: Any, folders: dict[str, Path], tmp_path: Path
+) -> None:
+    body = Path(shutil.copytree(folders["model"], tmp_path / "body"))
+    transformers.AutoModel.from_pretrained(folders["model"]).save_pretrained(body)
+    verdict = as_json(capsys, {**folders, "body": body}, "model", "body", "--measures", "cka", *more)["verdict"]
+    assert verdict.startswith("All activations of model and body that were compared agree to the last bit. Predictions")
 
 
 @pytest.mark.parametrize("more", [(), ("--block-by-block",)])
