@@ -82,11 +82,20 @@ def probe_of(sides: Sequence[Side], options: argparse.Namespace) -> Probe:
     context = min((most for side in models if (most := context_of(side.model)) is not None), default=length)
     if options.length is not None and length > context:
         raise ValueError(f"--length {length}: the models read at most {context} tokens; type --length {context}")
-    return _of_text(models, words, notes, sequences, min(length, context))
+    probe = _of_text(models, words, notes, sequences, min(length, context))
+    if options.length is not None and probe.notes["length"] < options.length:
+        raise ValueError(
+            f"--length {length}: pieces of this length take more tokens than the models read ({context}); "
+            f"type --length {probe.notes['length']}"
+        )
+    return probe
 
 
 def _of_text(models: Sequence[Side], text: str, notes: dict[str, Any], sequences: int, length: int) -> Probe:
-    """Return a text in the tokens of two models: the same rows if they share a tokenizer, else aligned by the text."""
+    """Return a text in the tokens of two models: the same rows if they share a tokenizer, else aligned by the text.
+
+    Pieces become shorter than asked where a model would read more tokens than it can.
+    """
     a, b = (side.tokenizer for side in models)
     assert a is not None and b is not None
     if is_same(a, b, text):
@@ -95,21 +104,16 @@ def _of_text(models: Sequence[Side], text: str, notes: dict[str, Any], sequences
         _check_varied(rows, notes["text"])
         notes |= {"sequences": len(rows), "length": rows.shape[1]} | _why_fewer(len(rows), sequences)
         return Probe(rows, a, notes, rows.shape[1], [text] * len(rows), spans)
-    from dissimilarity.loading.texts import encoded  # tokenizers are optional
-
-    parts = pieces(text, a, math.ceil(sequences / (1 - SEQUENCES_LOST)), length)
-    readings = Tokenized(*encoded(parts, a)), Tokenized(*encoded(parts, b))
-    aligned = align(*readings, parts)
+    parts, readings, aligned = _aligned(a, b, text, sequences, length)
     lost = len(parts) - len(aligned.rows)
     if len(aligned.rows) > sequences:
         aligned = aligned.part([place * len(aligned.rows) // sequences for place in range(sequences)])
     for side, reading in zip(models, (aligned.a, aligned.b), strict=True):
-        most = context_of(side.model)
-        if most is not None and reading.tokens.shape[1] > most:
-            raise ValueError(
-                f"{side.label} reads at most {most} tokens, but a piece of the text takes up to "
-                f"{reading.tokens.shape[1]} of them; type --length {max(1, length * most // reading.tokens.shape[1])}"
-            )
+        most, longest = context_of(side.model), reading.tokens.shape[1]
+        if most is not None and longest > most:
+            if length == 1:
+                raise ValueError(f"{side.label} reads at most {most} tokens, and one word of the text takes {longest}")
+            return _of_text(models, text, notes, sequences, max(1, min(length - 1, length * most // longest)))
     shares = {"share_a": round(aligned.share_a, 4), "share_b": round(aligned.share_b, 4), "words": aligned.units}
     notes |= {"sequences": len(aligned.rows), "length": length, **shares}
     notes |= _why_fewer(len(aligned.rows), sequences, lost)
@@ -117,6 +121,17 @@ def _of_text(models: Sequence[Side], text: str, notes: dict[str, Any], sequences
     return Probe(
         aligned, a, notes, aligned.a.tokens.shape[1], [parts[row] for row in taken], [spans[row] for row in taken]
     )
+
+
+def _aligned(
+    a: Any, b: Any, text: str, sequences: int, length: int
+) -> tuple[list[str], tuple[Tokenized, Tokenized], Alignment]:
+    """Return pieces of a text, more than are asked for, in the tokens of two models, and these aligned."""
+    from dissimilarity.loading.texts import encoded  # tokenizers are optional
+
+    parts = pieces(text, a, math.ceil(sequences / (1 - SEQUENCES_LOST)), length)
+    readings = Tokenized(*encoded(parts, a)), Tokenized(*encoded(parts, b))
+    return parts, readings, align(*readings, parts)
 
 
 def _why_fewer(count: int, asked: int, lost: int = 0) -> dict[str, Any]:

@@ -117,6 +117,18 @@ def test_a_model_is_identical_to_itself(capsys: Any, folders: dict[str, Path]) -
     assert "identical: all activations agree to the last bit" in as_json(capsys, folders, "model", "model")["verdict"]
 
 
+def test_a_length_that_a_message_gives_works(capsys: Any, folders: dict[str, Path]) -> None:
+    """Pieces of 64 tokens of the larger vocabulary take more of the smaller one, whose model reads 64."""
+    arguments = (folders["vocabulary"], folders["model"], "--text", folders["text"], "--measures", "cka")
+    code, _, err = compare(capsys, *arguments, "--sequences", "16", "--length", "64")
+    assert code == 2 and "--length 64: pieces of this length take more tokens than the models read (64)" in err
+    shorter = int(err.rpartition("--length ")[2])
+    code, out, _ = compare(capsys, *arguments, "--sequences", "16", "--length", str(shorter))
+    assert code == 0 and f"On 16 sequences of {shorter} tokens" in out
+    code, out, _ = compare(capsys, *arguments, "--sequences", "16")
+    assert code == 0 and f"On 16 sequences of {shorter} tokens" in out, "the same where none is asked for"
+
+
 @pytest.mark.parametrize("more", [(), ("--block-by-block",), ("--pairs", "all")])
 def test_sites_of_other_widths_are_compared_but_not_subtracted(
     more: tuple[str, ...], capsys: Any, folders: dict[str, Path], tmp_path: Path
