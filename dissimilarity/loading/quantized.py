@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from importlib.util import find_spec
 from typing import Any
 
+from dissimilarity.loading.untrusted import shown
+
 PACKAGES = {
     "aqlm": ("aqlm[cpu,gpu]",),
     "auto-round": ("auto-round",),
@@ -26,7 +28,7 @@ def check_packages(config: Mapping[str, Any], uri: str) -> None:
         uri: the reference as the user wrote it, for messages.
 
     Raises:
-        ValueError: one is not; says what to type.
+        ValueError: one is not; says what to type. Or the config has no method where it says that there is one.
 
     Examples:
         >>> check_packages({"model_type": "llama"}, "hf:model")
@@ -34,7 +36,7 @@ def check_packages(config: Mapping[str, Any], uri: str) -> None:
         Traceback (most recent call last):
         ValueError: reference 'hf:model' has weights quantized by gptq and needs optimum: pip install optimum
     """
-    method = _method(config)
+    method = _method(config, uri)
     missing = [name for name in PACKAGES.get(method, ()) if find_spec(_module(name)) is None]
     if missing:
         raise ValueError(
@@ -53,15 +55,26 @@ def with_quotes(message: str) -> str:
     return re.sub(r"(pip install (?:-\S+ )*)([\w.-]+[<>\[][^\s`'\"]*)", r"\1'\2'", message)
 
 
-def _method(config: Mapping[str, Any]) -> str:
-    """Return the `quant_method` of a config, where transformers finds it; empty without one."""
+def _method(config: Mapping[str, Any], uri: str) -> str:
+    """Return the `quant_method` of a config, where transformers finds it; empty without one.
+
+    Raises:
+        ValueError: there is something else.
+    """
     text = config.get("text_config")
-    settings = config.get("quantization_config") or (isinstance(text, dict) and text.get("quantization_config"))
-    if not isinstance(settings, dict):
+    places = [config, text] if isinstance(text, dict) else [config]
+    settings = next((found for place in places if (found := place.get("quantization_config")) is not None), None)
+    if settings is None:
         return ""
-    if settings.get("load_in_4bit") or settings.get("load_in_8bit"):
-        return "bitsandbytes"
-    return str(settings.get("quant_method"))
+    if isinstance(settings, dict):
+        if settings.get("load_in_4bit") or settings.get("load_in_8bit"):
+            return "bitsandbytes"
+        if isinstance(settings.get("quant_method"), str):
+            return settings["quant_method"]
+    raise ValueError(
+        f"reference {uri!r}: expected quantization_config in its config.json as a mapping with a quant_method, such as "
+        f'{{"quant_method": "fp8"}}, found {shown(settings)}'
+    )
 
 
 def _module(package: str) -> str:

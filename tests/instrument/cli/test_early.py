@@ -146,6 +146,12 @@ def mistakes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[list[s
     }
     if sys.platform == "linux" and not [*Path("/dev").glob("nvidia*"), *Path("/dev").glob("kfd")]:
         cases["no GPU"] = ([*both, "--device", "cuda"], "--device cuda: there is no such device here; use cpu")
+    for name, settings in {"text": "gptq", "list": ["gptq"], "nothing": {}, "number": {"quant_method": 4}}.items():
+        quantized = model(root / f"quantized_{name}", quantization_config=settings)
+        cases[f"{name} for a method"] = (
+            [good, quantized],
+            "expected quantization_config in its config.json as a mapping",
+        )
     for method, settings in QUANTIZED.items():
         if find_spec(PACKAGES[method][0].replace("-", "_")) is None:
             quantized = model(root / method, **settings)
