@@ -90,6 +90,8 @@ class Console(pl.Callback):
         self.seconds, self._in_batches = now - self._started, self._in_batches + now - self._batch_started
         if not trainer.is_global_zero:
             return
+        if not self._passed:  # after the first step, which is slower
+            self._passed.append((self.seconds, self._in_batches, trainer.global_step))
         seconds = time.monotonic() - self._shown
         if seconds > (0.25 if self._progress else self.every_seconds):
             self._shown = time.monotonic()
@@ -126,7 +128,7 @@ class Console(pl.Callback):
             self._terminal.print(f"{self.label} {step}/{last}  {numbers}", soft_wrap=True)
 
     def _seconds_per_step(self, step: int) -> float | None:
-        """Return the pace over the last seconds; None at the first call, because the first step is slower.
+        """Return the pace over the last seconds; None at the end of the first step.
 
         What is between batches is left out while it takes most of the time: in the dense start of a schedule, ticks
         come every few steps, as they never do again.

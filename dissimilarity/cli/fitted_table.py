@@ -74,7 +74,8 @@ class FittedTable(Table):
         present = [str(Text.from_markup(str(column.header))) for column in self.columns if column.header in dropped]
         if present:
             more = f" and {len(present) - NAMED} more" if len(present) > NAMED else ""
-            yield Text(f"a wider terminal also shows: {', '.join(present[:NAMED])}{more}", style="dim")
+            names = (name if len(name) <= LETTERS else f"{name[: LETTERS - 1]}…" for name in present[:NAMED])
+            yield Text(f"a wider terminal also shows: {', '.join(names)}{more}", style="dim")
 
     def _fits(self, console: Console, options: ConsoleOptions) -> bool:
         return self._whole_width(console, options) <= options.max_width

@@ -10,7 +10,7 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.markup import escape
 
-from dissimilarity.cli.fitted_table import FittedTable
+from dissimilarity.cli.fitted_table import LETTERS, FittedTable
 from dissimilarity.inference.jackknife import plus_minus
 from dissimilarity.report.about import last_step, status_of
 from dissimilarity.report.folders import Folder, found_in, read_folder
@@ -59,7 +59,8 @@ def list_of(folders: Sequence[Folder]) -> FittedTable:
     ends = {folder.path: {row["reference"]: row for row in _finals(folder)} for folder in folders}
     references = list(dict.fromkeys(reference for rows in ends.values() for reference in rows))
     columns = [*map(escape, references)]
-    table = FittedTable("", drop=["minutes", *columns[::-1], "steps", "val loss", "state"], whole=["run"])
+    by_length = sorted(columns[::-1], key=lambda column: len(column) <= LETTERS)  # the long ones first
+    table = FittedTable("", drop=["minutes", *by_length, "steps", "val loss", "state"], whole=["run"])
     table.box, table.pad_edge = None, False
     for column in ("run", "state", "steps", "val loss", *columns, "minutes"):
         table.add_column(column, justify="left" if column in ("run", "state") else "right")
@@ -69,7 +70,7 @@ def list_of(folders: Sequence[Folder]) -> FittedTable:
         table.add_row(
             escape(folder.name),
             escape(status_of(folder)),
-            str(last_step(folder) or 0),
+            f"{last_step(folder) or 0:,}",
             _number(summary.get("val_loss", _last(folder, "val/loss")), 3),
             *values,
             _number(_minutes(summary), 1),

@@ -207,9 +207,10 @@ def _summary(folder: Folder) -> tuple[str, str]:
 
 
 def _markdown(text: str) -> str:
-    """Return Markdown as HTML. HTML in it is shown as text."""
+    """Return Markdown as HTML, in which wide tables scroll. HTML in it is shown as text."""
     markdown = MarkdownIt("commonmark", {"html": False}).enable("table").disable("image")
-    return f"<section>{markdown.render(text)}</section>" if text.strip() else ""
+    shown = markdown.render(text).replace("<table>", '<div class="wide"><table>').replace("</table>", "</table></div>")
+    return f"<section>{shown}</section>" if text.strip() else ""
 
 
 def colored_texts(folder: Folder) -> str:

@@ -1,6 +1,7 @@
 """Messages for what Hydra and OmegaConf raise over a command line: what to type instead."""
 
 import re
+import shlex
 import sys
 import traceback
 from collections.abc import Sequence
@@ -146,16 +147,23 @@ def _unreadable(error: OverrideParseException, config_name: str) -> str:
     reason = error.message.splitlines()[0]
     problem = f"{override}: the value cannot be read{'' if 'Exception' in reason else f' ({reason})'}.\n"
     if value.startswith("{"):
+        example = '{name: ["some text"]}' if "[" in value else '{name: "some text"}'
         return (
             f"{problem}Names before a colon have letters, digits, - and _ alone. Put other texts in double quotes, and "
-            f"all of it in single ones: '{key}={{name: \"some text\"}}'"
+            f"all of it in single ones: '{key}={example}'"
         )
     if value.startswith("[") and value.endswith("]"):
-        quoted = "[" + ",".join(f'"{item}"' for item in value[1:-1].split(",")) + "]"
+        quoted = f"[{','.join(map(_in_quotes, value[1:-1].split(',')))}]"
     else:
-        text = value.strip("\"'").replace('"', r"\"")
-        quoted = f'"{text}"'
-    return f"{problem}Put values with = , [ ] {{ }} ( ) or spaces in two pairs of quotes: '{key}={quoted}'"
+        quoted = _in_quotes(value)
+    typed = shlex.quote(f"{key}={quoted}")
+    return f"{problem}Put values with = , [ ] {{ }} ( ) or spaces in two pairs of quotes: {typed}"
+
+
+def _in_quotes(text: str) -> str:
+    """Return a text in double quotes, in place of those that it may have around it."""
+    inner = text.strip().strip("\"'").replace('"', r"\"")
+    return f'"{inner}"'
 
 
 def _no_choice(error: MissingConfigException) -> str:

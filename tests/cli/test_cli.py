@@ -43,6 +43,8 @@ MISTAKES = {
     ("-m", "seed=0,1", "trainer.devices=2"): ["every process of such a run starts this command again"],
     ("width",): ["width: expected KEY=VALUE"],
     ("name=a=b",): ["name=a=b: the value cannot be read (", "'name=\"a=b\"'"],
+    ("name=it's=x",): ["'name=\"it'\"'\"'s=x\"'"],
+    ('references=["init", runs/b=1]',): ['\'references=["init","runs/b=1"]\''],
     ('name="abc',): ['name="abc: the value cannot be read.', "'name=\"abc\"'"],
     ('reference_groups={"g<1>": [runs/a]}',): ["Names before a colon have letters", "'reference_groups={name: "],
     ("references=runs/x",): ["references=runs/x: expected a list such as", "type 'references=[runs/x]'"],
