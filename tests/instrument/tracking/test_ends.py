@@ -227,10 +227,12 @@ def test_an_interrupt_while_rows_are_written_leaves_each_once(tmp_path: Path) ->
 
 
 def test_alerts_that_wait_outlive_a_second_tick(tmp_path: Path) -> None:
-    tables = Tables(tmp_path, {}, PNG)
-    tables.load_state_dict({"intrinsic": [{"step": 5}, {"step": 10}], "alerts": [{"step": 10}]})
+    tables, place = Tables(tmp_path, {}, PNG), {"reference": "init", "measure": "rankme", "site": "embed"}
+    before, now = ({"step": step, "of": "model", "value": 9.5, **place} for step in (5, 10))
+    alert = {"step": 10, "rule": "move", "text": "it moved", "value": 0.2, "before": 0.1, "p": 0.001, **place}
+    tables.load_state_dict({"intrinsic": [before, now], "alerts": [alert]})
     tables.drop(10)
-    assert tables.state_dict() == {"curves": [], "intrinsic": [{"step": 5}], "alerts": [{"step": 10}]}
+    assert tables.state_dict() == {"curves": [], "intrinsic": [before], "alerts": [alert]}
 
 
 def test_stitches_at_the_end(tmp_path: Path) -> None:
