@@ -133,7 +133,7 @@ def height_beside(panels: float, figsize: Size | None, ax: Ax | None) -> float:
 
 def fill_beside(label: str, height: float) -> str:
     """Return a label broken into lines that fit beside panels of a height in inches."""
-    return fill(label, max(20, int(14 * height)))
+    return fill_inches(label, max(1.3, height))
 
 
 def fill_below(notes: Sequence[str], panels: float, left: float, figsize: Size | None) -> str:

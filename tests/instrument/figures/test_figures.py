@@ -212,6 +212,16 @@ def test_maps_show_all_pairs_by_measure_and_step():
 
 
 @pytest.mark.parametrize("letter", "xW")
+@pytest.mark.parametrize("figsize", [None, (3.25, 3)])
+def test_long_names_of_models_stay_beside_maps(letter: str, figsize: Any):
+    figure = heatmap_figure(table({"init": 2}, measures=["cka"]), letter * 60, figsize=figsize)
+    figure.draw_without_rendering()
+    (label,) = [text for text in figure.texts if letter * 5 in text.get_text()]
+    box = label.get_window_extent()
+    assert box.y0 >= 0 and box.y1 <= figure.bbox.height
+
+
+@pytest.mark.parametrize("letter", "xW")
 @pytest.mark.parametrize("figsize", [None, (3.25, 4)])
 def test_long_names_stay_within_maps(letter: str, figsize: Any):
     name = letter * 200
