@@ -34,10 +34,9 @@ class TimeLimit(Timer):
         Raises:
             OutOfTime: the time is over.
         """
-        if trainer.global_step == self._first_step or batch_idx % trainer.accumulate_grad_batches:
-            return
         seconds_left = self.time_remaining()
-        if seconds_left is None:
+        is_first = trainer.global_step == self._first_step
+        if is_first or batch_idx % trainer.accumulate_grad_batches or seconds_left is None:
             return
         if trainer.strategy.reduce_boolean_decision(seconds_left <= 0, all=False):
             save_now(trainer)

@@ -87,9 +87,9 @@ def resolve(model: nn.Module, patterns: str | Sequence[str], length: int | None 
 
     A pattern is first matched with the names of the model's table, where `*` stands for any text: `blocks.*` is every
     site of every block, and of a model with an encoder and a decoder, of the blocks of both. If none matches, the
-    pattern is matched with module paths, where `*` stays within one part of
-    the path: `layers.*` is the layers, not everything inside them. A side (`.input`, `.output`) may follow. Sites of
-    the table come first, then module paths in the order of definition.
+    pattern is matched with module paths, where `*` stays within one part of the path: `layers.*` is the layers, not
+    everything inside them. A side (`.input`, `.output`) may follow. Sites of the table come first, then module paths in
+    the order of definition.
 
     A pattern may have alternatives, `blocks.*.resid_post|encoder.layers.*`, for models of which one has no named sites:
     the first that matches counts.

@@ -75,11 +75,8 @@ def notes(folder: Folder) -> str:
         if note:
             steps.setdefault((reference, note), []).append(step)
     lines = [f"vs {reference}, {_range(at)}: {note}" for (reference, note), at in steps.items()]
-    return (
-        f"<details><summary>{len(lines)} note{'s' * (len(lines) > 1)}</summary><ul>{_items(lines)}</ul></details>"
-        if lines
-        else ""
-    )
+    count = f"{len(lines)} note{'s' * (len(lines) > 1)}"
+    return f"<details><summary>{count}</summary><ul>{_items(lines)}</ul></details>" if lines else ""
 
 
 def nothing(folder: Folder) -> str:

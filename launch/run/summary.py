@@ -220,17 +220,7 @@ def next_command(cfg: DictConfig, folder: Path, overrides: list[str]) -> str:
     if cfg.init_from is not None:
         return f"python analyze.py study=compare {_listed('models', cfg.init_from, reference)}"
     other = "gelu" if str(cfg.model.family).startswith("solu") else "solu"
-    dropped = (
-        "model=",
-        "references=",
-        "reference_groups",
-        "alerts",
-        "name=",
-        "overwrite=",
-        "hydra",
-        "logger=",
-        "seed=",
-    )
+    dropped = ("model=", "reference", "alerts", "name=", "overwrite=", "hydra", "logger=", "seed=")
     reused = [override for override in overrides if not override.lstrip("+~").startswith(dropped)]
     if cfg.seed:
         reused.append(f"seed={cfg.seed}")
