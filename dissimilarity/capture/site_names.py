@@ -44,6 +44,16 @@ def split_layer(site: str) -> tuple[str, int | None]:
     return site, None
 
 
+def site_name(site_a: str, site_b: str) -> str:
+    """Return the name of a pair of sites: one name where both are equal.
+
+    Examples:
+        >>> site_name("embed", "embed"), site_name("blocks.0.resid_post", "layers.1")
+        ('embed', 'blocks.0.resid_post ~ layers.1')
+    """
+    return site_a if site_a == site_b else f"{site_a} ~ {site_b}"
+
+
 def matched_pairs(sites_a: Sequence[str], sites_b: Sequence[str]) -> list[tuple[str, str]]:
     """Pair each site of a with the site of b of the same kind at the nearest relative depth, in the order of a.
 

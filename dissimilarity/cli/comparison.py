@@ -20,7 +20,7 @@ from dissimilarity.cli.output import show, write
 from dissimilarity.cli.places import Place
 from dissimilarity.cli.probe_text import Probe, probe_of
 from dissimilarity.cli.result import Comparison
-from dissimilarity.cli.sides import Side, labels_of, open_side
+from dissimilarity.cli.sides import Side, open_side
 from dissimilarity.cli.verdict import sites_in_words
 from dissimilarity.comparison.compare import compare
 from dissimilarity.comparison.elementwise import Differences
@@ -82,7 +82,8 @@ def _compare(sides: Sequence[Side], probe: Probe, measures: list[Measure], optio
         (a, b), tokens = (side.model for side in sides), probe.tokens
         assert a is not None and b is not None and tokens is not None
         differences = collected.result(a, b, tokens, _coarsest(sides))
-    return Comparison(labels_of(sides), table, measures, matched, differences, probe)
+    labels = sides[0].label, sides[1].label
+    return Comparison(labels, table, measures, matched, differences, probe)
 
 
 def _compare_in_step(

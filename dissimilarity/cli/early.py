@@ -15,7 +15,7 @@ from rich.console import Console
 from dissimilarity.capture.site_names import ORDER, describe, matched_pairs
 from dissimilarity.cli.command import LEAST, LENGTH, OUTPUT_MEASURES, SEQUENCES, measure_names
 from dissimilarity.cli.memory import check_memory, shapes_in
-from dissimilarity.cli.places import Place, find_place, nearest
+from dissimilarity.cli.places import Place, find_place, nearest, told_apart
 from dissimilarity.cli.texts import BYTES_PER_TOKEN, is_same, no_tokenizer, packed, pieces, read_text, tokens_in
 from dissimilarity.comparison.array_files import (
     IDS,
@@ -89,7 +89,7 @@ def checked_places(options: argparse.Namespace) -> list[Place]:
     if options.text is not None:
         read_text(options.text, LEAST, LENGTH)
     with Console(stderr=True).status("finding the models"):  # which may take a download
-        places = [find_place(argument) for argument in (options.a, options.b)]
+        places = told_apart([find_place(argument) for argument in (options.a, options.b)])
     for place in places:
         if not place.is_saved:
             _check_model(place, options)

@@ -20,6 +20,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from dissimilarity.capture.site_names import site_name
 from dissimilarity.cli.result import Comparison
 from dissimilarity.cli.rows import latex_columns, matched_rows, notes_of
 from dissimilarity.cli.sides import Side
@@ -35,7 +36,6 @@ from dissimilarity.measures.titles import dissimilarity_title
 from dissimilarity.moments.cross import SitePair
 from dissimilarity.probe.alignment import Alignment
 from dissimilarity.report import page
-from dissimilarity.report.panels import site_name
 from dissimilarity.tables.colored_text import colored_text, write_texts
 from dissimilarity.tables.export import as_csv, as_latex, cell, two_digits
 from dissimilarity.tables.influential_text import influence_grid, influential_text
@@ -252,7 +252,7 @@ def _numbers(differences: Elementwise) -> Table:
         numbers = (
             two_digits(site.relative_error),
             two_digits(site.noise),
-            f"{site.cosine:.6f}",
+            f"{site.cosine:.6f}" if math.isfinite(site.cosine) else "-",
             two_digits(site.largest),
         )
         table.add_row(

@@ -1,6 +1,7 @@
 """Where the two sides of a comparison are, from what was typed. Nothing here needs torch."""
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from functools import cached_property
@@ -25,12 +26,14 @@ class Place:
     Attributes:
         argument: what was typed.
         path: the folder or file; None for a run of the application.
+        label: name in tables, figures and messages.
         commit: the revision on the hub; None for local files.
         is_saved: whether it holds activations and not a model.
     """
 
     argument: str
     path: Path | None
+    label: str
     commit: str | None = None
     is_saved: bool = False
 
@@ -38,11 +41,6 @@ class Place:
     def uri(self) -> str:
         """The argument as the reference that it stands for."""
         return self.argument if self.path is None or self.argument.startswith("hf:") else f"hf:{self.argument}"
-
-    @property
-    def label(self) -> str:
-        """Name in tables, figures and messages."""
-        return self.path.stem if self.is_saved and self.path is not None else name_of(self.uri)
 
     @cached_property
     def folder(self) -> Path | None:
@@ -81,18 +79,37 @@ def find_place(argument: str) -> Place:
     if is_saved(argument):
         if not path.exists():
             raise ValueError(f"{argument}: there is no file {path.absolute()}{_hint(argument)}")
-        return Place(argument, path, is_saved=True)
+        return Place(argument, path, path.stem, is_saved=True)
     if argument.startswith("runs/") or argument.endswith(".ckpt"):
         return _run(argument)
     if not argument.startswith("hf:") and not path.exists():
         hint = _hint(argument)
         raise ValueError(f"{argument}: there is no {path.absolute()}{hint or f'; expected {FORMS}'}")
-    place = Place(argument, Path())
+    place = Place(argument, Path(), name_of(argument))
     try:
         folder, commit = places.folder_of(place.uri)
     except ValueError as error:
         raise ValueError(f"{error}{nearest(Path(argument.removeprefix('hf:')))}") from error
     return replace(place, path=folder, commit=commit)
+
+
+def told_apart(places: Sequence[Place]) -> list[Place]:
+    """Return two places whose names differ: where both are equal, with the folder around each, or else A and B.
+
+    Examples:
+        >>> pair = [Place("old/model", Path("old/model"), "model"), Place("hf:new/model", Path("new/model"), "model")]
+        >>> [place.label for place in told_apart(pair)]
+        ['old/model', 'new/model']
+    """
+    if len({place.label for place in places}) == len(places):
+        return list(places)
+    folders = [Path(place.argument.removeprefix("hf:")).parent.name for place in places]
+    are_known = len({*folders, ""}) == len(places) + 1
+    labels = [
+        f"{folder}/{place.label}" if are_known else f"{place.label} ({letter})"
+        for folder, place, letter in zip(folders, places, "AB", strict=True)
+    ]
+    return [replace(place, label=label) for place, label in zip(places, labels, strict=True)]
 
 
 def _run(argument: str) -> Place:
@@ -109,7 +126,7 @@ def _run(argument: str) -> Place:
     path = Path(argument if argument.endswith(".ckpt") else argument.partition("@")[0])
     if not path.exists():
         raise ValueError(f"{argument}: there is no {path.absolute()}{nearest(path)}")
-    return Place(argument, None)
+    return Place(argument, None, name_of(argument))
 
 
 def _hint(argument: str) -> str:

@@ -2,7 +2,6 @@
 
 import importlib
 import sys
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,6 @@ from dissimilarity.capture.offloaded import moved
 from dissimilarity.cli.places import CLONE, Place
 from dissimilarity.comparison.saved import Source
 from dissimilarity.tables.files import sha256_of
-from dissimilarity.tables.names import name_of
 
 DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 DTYPES |= {"F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2}
@@ -60,7 +58,7 @@ def open_side(place: Place, device: str, block_by_block: bool = False) -> Side:
     if place.is_saved:
         return _saved(place)
     if place.path is None:
-        return _run(place.argument, device)
+        return _run(place, device)
     from dissimilarity.loading import gguf, pretrained
 
     if place.path.is_file():
@@ -76,15 +74,6 @@ def open_side(place: Place, device: str, block_by_block: bool = False) -> Side:
         "commit": place.commit,
     }
     return Side(place.label, _ready(model, device), tokenizer, dtype, provenance)
-
-
-def labels_of(sides: Sequence[Side]) -> tuple[str, str]:
-    """Return two names that differ: where both are equal, with the folder around each or else with its place."""
-    a, b = (side.label for side in sides)
-    if a != b:
-        return a, b
-    folders = [Path(side.provenance.get("path", "")).parent.name for side in sides]
-    return (f"{folders[0]}/{a}", f"{folders[1]}/{b}") if len({*folders, ""}) == 3 else (f"{a} (A)", f"{b} (B)")
 
 
 def stored_dtype(folder: Path) -> torch.dtype | None:
@@ -104,13 +93,13 @@ def _saved(place: Place) -> Side:
     return Side(place.label, place.argument, None, None, provenance)
 
 
-def _run(argument: str, device: str) -> Side:
+def _run(place: Place, device: str) -> Side:
     """Load a run of the application, which is there in a clone: beside the package."""
     if str(CLONE) not in sys.path:
         sys.path.append(str(CLONE))
-    reference = importlib.import_module("models.references").load(argument)
+    reference = importlib.import_module("models.references").load(place.argument)
     model = _ready(reference.model, device)
-    return Side(name_of(argument), model, reference.tokenizer, torch.float32, reference.provenance)
+    return Side(place.label, model, reference.tokenizer, torch.float32, reference.provenance)
 
 
 def _ready(model: nn.Module, device: str) -> nn.Module:

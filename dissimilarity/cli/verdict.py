@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from dissimilarity.capture.site_names import site_name
 from dissimilarity.comparison.elementwise import MARGIN, Elementwise, OutputDifference, SiteDifference
 from dissimilarity.inference.jackknife import half_width, plus_minus
 from dissimilarity.measures.base.measure import Measure
@@ -91,7 +92,7 @@ def _nearly_equal(differences: Elementwise, name_a: str, name_b: str) -> list[st
         until = f"are alike to within rounding up to {sites[place - 1].site_a} and " if place else ""
         words = (
             f"{both} {until}differ from {first.site_a} on: relative error {two_digits(first.relative_error)}, where "
-            f"rounding alone makes {first.noise:.1g}; the largest is {most}, at {worst.site_a}."
+            f"rounding alone makes {two_digits(first.noise)}; the largest is {most}, at {worst.site_a}."
         )
     without = f"At {_named(broken)}, activations of at least one of them are NaN or infinite." if broken else ""
     return [words, without, "" if outputs is None else _predictions(outputs)]
@@ -134,13 +135,20 @@ def _by_measure(rows: Sequence[dict[str, Any]], measure: Measure, subject: str, 
     else:
         words = (
             f"{subject} are most alike at {sites_in_words(near)} ({measure.label} {with_interval(near)}) and differ "
-            f"most at {sites_in_words(far)} ({with_interval(far)}; {_scale([far], measure, null)}){without}."
+            f"most at {sites_in_words(far)} ({with_interval(far)}; {_scale([far], measure, null)})"
+            f"{', with intervals that overlap' if _overlap(near, far) else ''}{without}."
         )
     unrelated = [row for row in finite if _is_as_far_as_the_null(row, measure)] if len(finite) > 1 else []
     if unrelated:
         words += f" At {_places(unrelated)}, {measure.label} cannot tell them from {null.what}."
     directions = dict.fromkeys(_one_direction(row, measure) for row in (near, far))
     return " ".join(filter(None, [words, *directions]))
+
+
+def _overlap(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    """Return whether the intervals of two values overlap; False where either has none."""
+    halves = [float(half_width(row["stderr"], row["n_units"])) for row in (one, other)]
+    return bool(abs(one["value"] - other["value"]) <= sum(halves))
 
 
 def _places(rows: Sequence[dict[str, Any]]) -> str:
@@ -197,8 +205,7 @@ def _is_as_far_as_the_null(row: dict[str, Any], measure: Measure) -> bool:
 
 def sites_in_words(row: dict[str, Any]) -> str:
     """Return the pair of sites of a row, or their one name."""
-    a, b = row["site_a"], row["site_b"]
-    return a if a == b else f"{a} ~ {b}"
+    return site_name(row["site_a"], row["site_b"])
 
 
 def with_interval(row: dict[str, Any]) -> str:

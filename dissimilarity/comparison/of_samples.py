@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dissimilarity.capture.site_names import site_name
 from dissimilarity.comparison.missing import too_few, without_null
 from dissimilarity.comparison.outcome import Result, failed, outcome
 from dissimilarity.measures.base.sample_measure import SampleMeasure
@@ -25,7 +26,7 @@ def from_samples(
         try:
             yield pair, failed(measure, x, pair[0], note) if note else _compared(measure, x, y, with_null, pair)
         except (ValueError, RuntimeError) as error:
-            yield pair, failed(measure, x, pair[0], f"{measure.label} at {pair[0]} and {pair[1]}: {error}")
+            yield pair, failed(measure, x, pair[0], f"{measure.label} at {site_name(*pair)}: {error}")
 
 
 def _compared(measure: SampleMeasure, x: Side, y: Side, with_null: bool, pair: SitePair) -> Result:

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from dissimilarity.capture.site_names import site_name
 from dissimilarity.comparison.estimates import Estimated, Job, ReadAgain, estimates
 from dissimilarity.comparison.missing import CROSSFIT_UNITS, agreeing, joined, overfitted, too_few
 from dissimilarity.comparison.outcome import Result, failed, outcome
@@ -52,7 +53,7 @@ def from_sums(
                 alone += [(measure, [pair]) for pair in batch]
             else:
                 (pair,) = batch
-                note = f"{measure.label} at {pair[0]} and {pair[1]}: {estimated}"
+                note = f"{measure.label} at {site_name(*pair)}: {estimated}"
                 results[measure.label, pair] = failed(measure, x, pair[0], note)
         waiting = alone
     return results

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dissimilarity.capture.site_names import site_name
 from dissimilarity.comparison.missing import samples_of, without_error
 from dissimilarity.measures.base.measure import Measure
 from dissimilarity.moments.cross import SitePair
@@ -49,7 +50,7 @@ def outcome(
     n = samples_of(measure, side, pair[0])
     note = ""
     if math.isnan(value):
-        note = f"{measure.label} is undefined at {pair[0]} and {pair[1]} for {n} samples: pass more or longer sequences"
+        note = f"{measure.label} is undefined at {site_name(*pair)} for {n} samples: pass more or longer sequences"
     elif missing := without_error(measure, side, influence):
         note = f"{measure.label} has no standard error: {missing}"
     nulls = torch.tensor([null], dtype=torch.float64)

@@ -47,16 +47,6 @@ def panels_of(table: pa.Table, colors: Scale = "null") -> dict[tuple[str, str], 
     return panels
 
 
-def site_name(site_a: str, site_b: str) -> str:
-    """Return the name of a pair of sites: one name where both are equal.
-
-    Examples:
-        >>> site_name("embed", "embed"), site_name("blocks.0.resid_post", "layers.1")
-        ('embed', 'blocks.0.resid_post ~ layers.1')
-    """
-    return site_a if site_a == site_b else f"{site_a} ~ {site_b}"
-
-
 def short(values: Iterable[float]) -> list[float | None]:
     """Return numbers to 5 significant digits, None for those that are not finite.
 

@@ -12,13 +12,13 @@ from typing import Any
 from markdown_it import MarkdownIt
 from PIL import Image
 
+from dissimilarity.capture.site_names import site_name
 from dissimilarity.figures.maps import Scale
 from dissimilarity.inference.coverage import FEWEST_MODELS, HELD_OUT_TEXT, PROBE_TEXT, REFERENCES, SEEDS
 from dissimilarity.inference.jackknife import half_width
 from dissimilarity.report.about import command_of, origin_of
 from dissimilarity.report.elements import DASH, facts, number, select, table
 from dissimilarity.report.folders import Folder
-from dissimilarity.report.panels import site_name
 from dissimilarity.tables.curves import TABLE
 
 COLORS = "Red tokens make the models look more different, blue ones more alike; the strongest one has the full color."

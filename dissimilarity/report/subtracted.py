@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from html import escape
 from typing import Any
 
+from dissimilarity.capture.site_names import site_name
 from dissimilarity.report.elements import is_number, table
-from dissimilarity.report.panels import site_name
 from dissimilarity.tables.export import two_digits
 
 COLUMNS = {

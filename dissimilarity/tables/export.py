@@ -107,9 +107,11 @@ def two_digits(value: int | float) -> str:
     """Return a number of any size with two digits or more, as a power of ten below 0.01 and from 10,000 on.
 
     Examples:
-        >>> [two_digits(number) for number in (0.0, 4.7e-08, 0.012, 0.996, 1.04, 48.2, 1234.5, 12345.6)]
-        ['0', '4.7e-08', '0.012', '1.0', '1.0', '48', '1234', '1.2e+04']
+        >>> [two_digits(number) for number in (0.0, 4.7e-08, 0.012, 0.996, 1.04, 48.2, 1234.5, 12345.6, math.nan)]
+        ['0', '4.7e-08', '0.012', '1.0', '1.0', '48', '1234', '1.2e+04', '-']
     """
+    if not math.isfinite(value):
+        return "-"
     rounded = f"{value:.1e}"
     if value == 0:
         return "0"

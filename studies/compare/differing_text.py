@@ -10,12 +10,12 @@ import pyarrow as pa
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from dissimilarity.capture.site_names import site_name
 from dissimilarity.figures.style import file_name
 from dissimilarity.figures.text import text_figure
 from dissimilarity.measures.base.measure import Measure
 from dissimilarity.measures.titles import dissimilarity_title
 from dissimilarity.probe.alignment import Alignment
-from dissimilarity.report.panels import site_name
 from dissimilarity.tables.colored_text import ColoredText, colored_text
 from dissimilarity.tables.curves import select
 from dissimilarity.tables.influential_text import Passage, influential_text

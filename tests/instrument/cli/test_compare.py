@@ -21,7 +21,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, 
 from dissimilarity.capture import offloaded
 from dissimilarity.cli import comparison, memory, texts
 from dissimilarity.cli.command import main
-from dissimilarity.cli.sides import Side, labels_of
+from dissimilarity.cli.places import Place, told_apart
 from dissimilarity.cli.verdict import verdict
 from dissimilarity.comparison.save import save_activations
 from dissimilarity.measures.cka import CKA
@@ -324,9 +324,8 @@ VERDICTS = {
     ],
 )
 def test_equal_names_are_told_apart(first: str, second: str, labels: tuple[str, str]) -> None:
-    paths = (first, second)
-    sides = [Side(Path(path).stem, path, None, None, {"path": path}) for path in paths]
-    assert labels_of(sides) == labels
+    places = [Place(path, Path(path), Path(path).stem) for path in (first, second)]
+    assert tuple(place.label for place in told_apart(places)) == labels
 
 
 @pytest.mark.parametrize("numbers", VERDICTS)
@@ -370,8 +369,14 @@ def row_of(site: str, value: float, stderr: float = 0.01) -> dict[str, Any]:
             "a and b are equally far apart at every layer (cka 0.900 ± 0.021; 1 is identical, different samples score "
             "0.100). At l0, one direction has 74% of the variance and decides cka.",
         ),
+        (
+            [0.9, 0.87],
+            "a and b are most alike at l0 (cka 0.900 ± 0.021) and differ most at l1 (0.870 ± 0.021; 1 is identical, "
+            "different samples score 0.100), with intervals that overlap. At l0, one direction has 74% of the variance "
+            "and decides cka. At l1, one direction has 74% of the variance and decides cka.",
+        ),
     ],
-    ids=["one missing", "same", "differ", "one left", "equal"],
+    ids=["one missing", "same", "differ", "one left", "equal", "nearly equal"],
 )
 def test_a_verdict_names_layers_without_a_value_and_each_other_once(values: list[float], words: str) -> None:
     rows = [row_of(f"l{number}", value) for number, value in enumerate(values)]
@@ -413,6 +418,10 @@ def test_tokens_from_a_file(capsys: Any, folders: dict[str, Path], tmp_path: Pat
     assert compare(capsys, folders["model"], folders["seed"], *arguments)[0] == 0
     code, _, err = compare(capsys, folders["model"], folders["vocabulary"], *arguments)
     assert code == 2 and "vocabularies of different sizes (model 300, vocabulary 320), so the same tokens" in err
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "model").symlink_to(folders["vocabulary"])
+    code, _, err = compare(capsys, folders["model"], tmp_path / "other" / "model", *arguments)
+    assert code == 2 and f"({folders['model'].parent.name}/model 300, other/model 320), so the same tokens" in err
     np.save(tmp_path / "tokens.npy", np.full((8, 12), 300))
     code, _, err = compare(capsys, folders["model"], folders["seed"], *arguments)
     assert code == 2 and "expected tokens 0 to 299" in err

@@ -138,7 +138,7 @@ def mistakes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[list[s
         "measure": ([*both, "--measures", "cca,ckka"], "there is no measure ckka; choose from"),
         "limit": ([*both, "--fail-over", "ckka=1"], "there is no measure ckka; choose from"),
         "site": ([*both, "--sites", "blocks.*.resid_pots"], "choose from embed, blocks.{0-2}.resid_pre"),
-        "layer": ([*both, "--sites", "blocks.3.resid_post"], "no site of model matches"),
+        "layer": ([*both, "--sites", "blocks.3.resid_post"], "no site of model (A) matches"),
         "module": ([*both, "--sites", "encoder.layers.*"], "begins with layers, lm_head, model"),
         "out": ([*both, "--out", str(root / "file" / "out")], "cannot write there"),
         "device": ([*both, "--device", "gpu"], "--device gpu: expected cpu, cuda"),
