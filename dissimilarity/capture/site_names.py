@@ -91,8 +91,9 @@ def matched_pairs(sites_a: Sequence[str], sites_b: Sequence[str]) -> list[tuple[
         kinds = [min(layers, key=len, default="layers.{}") for layers in (layers_a, layers_b)]
         example = "|".join(kind.replace("{}", "*") for kind in sorted(kinds, key=len, reverse=True))
         raise ValueError(
-            f"no site in common: one model has {describe(sites_a) or 'none'}, the other {describe(sites_b) or 'none'};"
-            f" choose sites that exist in both, or those of each with a bar between: '{example}'"
+            f"no site in common: the first model has {describe(sites_a) or 'none'}, the second "
+            f"{describe(sites_b) or 'none'}; choose sites that exist in both, or those of each with a bar between: "
+            f"'{example}'"
         )
     return pairs
 

@@ -73,8 +73,7 @@ Compared = tuple[AnyTable, Differences | None]
 def _compare(sides: Sequence[Side], probe: Probe, measures: list[Measure], options: argparse.Namespace) -> Comparison:
     for side in sides:
         _check_runs(side, probe)
-    sources = (open_source(side.source, side.label) for side in sides)
-    matched = matched_pairs(*(sites_of(source, options.sites, probe.tokens) for source in sources))
+    matched = matched_pairs(*(_sites(side, probe, options) for side in sides))
     compared = _compare_in_step(sides, probe, measures, options)
     table, collected = compared or _compare_whole(sides, probe, measures, options, matched)
     differences = None
@@ -84,6 +83,13 @@ def _compare(sides: Sequence[Side], probe: Probe, measures: list[Measure], optio
         differences = collected.result(a, b, tokens, _coarsest(sides))
     labels = sides[0].label, sides[1].label
     return Comparison(labels, table, measures, matched, differences, probe)
+
+
+def _sites(side: Side, probe: Probe, options: argparse.Namespace) -> list[str]:
+    try:
+        return sites_of(open_source(side.source, side.label), options.sites, probe.tokens)
+    except ValueError as error:
+        raise ValueError(f"{side.label}: {error}") from error
 
 
 def _compare_in_step(

@@ -203,7 +203,10 @@ def _width(table: Table) -> int:
 
 def _print_whole(terminal: Console, table: Table) -> None:
     """Print a table without cutting a name or a number, even where it is wider than the terminal."""
-    terminal.print(table, width=max(terminal.width, _width(table)), crop=False)
+    width = terminal.width
+    terminal.width = max(width, _width(table))  # rich prints nothing wider than that
+    terminal.print(table, crop=False)
+    terminal.width = width
 
 
 def _side_by_side(result: Comparison, terminal: Console) -> list[list[Measure]]:
@@ -246,8 +249,9 @@ def _numbers(differences: Elementwise) -> Table:
     """Return the differences element by element."""
     kind, names = _names([(site.site_a, site.site_b) for site in differences.sites])
     table = Table(show_edge=False, pad_edge=False)
-    for name in (kind, "relative error", "by rounding", "cosine", "largest difference"):
-        table.add_column(escape(name), justify="left" if name == kind else "right")
+    table.add_column(escape(kind))
+    for name in ("relative\nerror", "by\nrounding", "cosine", "largest\ndifference"):
+        table.add_column(name, justify="right")
     for site in differences.sites:
         numbers = (
             two_digits(site.relative_error),
@@ -263,9 +267,9 @@ def _numbers(differences: Elementwise) -> Table:
 
 def _names(pairs: Sequence[SitePair]) -> tuple[str, dict[SitePair, str]]:
     """Return a header and a short name for each pair of sites."""
-    (kind, names_a), (_, names_b) = (short_names(list(sites)) for sites in zip(*pairs, strict=True))
+    (kind_a, names_a), (kind_b, names_b) = (short_names(list(sites)) for sites in zip(*pairs, strict=True))
     named = zip(pairs, names_a, names_b, strict=True)
-    return kind, {pair: a if a == b else f"{a} ~ {b}" for pair, a, b in named}
+    return site_name(kind_a, kind_b), {pair: site_name(a, b) for pair, a, b in named}
 
 
 def _probe_in_words(result: Comparison) -> str:

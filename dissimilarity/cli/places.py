@@ -79,7 +79,7 @@ def find_place(argument: str) -> Place:
     if is_saved(argument):
         if not path.exists():
             raise ValueError(f"{argument}: there is no file {path.absolute()}{_hint(argument)}")
-        return Place(argument, path, path.stem, is_saved=True)
+        return Place(argument, path, path.name if path.is_dir() else path.stem, is_saved=True)
     if argument.startswith("runs/") or argument.endswith(".ckpt"):
         return _run(argument)
     if not argument.startswith("hf:") and not path.exists():

@@ -80,14 +80,10 @@ def probe_of(sides: Sequence[Side], options: argparse.Namespace) -> Probe:
     name, words, digest = read_text(options.text, sequences, length)
     notes = {"text": name, "sha256": digest}
     context = min((most for side in models if (most := context_of(side.model)) is not None), default=length)
-    if options.length is not None and length > context:
-        raise ValueError(f"--length {length}: the models read at most {context} tokens; type --length {context}")
     probe = _of_text(models, words, notes, sequences, min(length, context))
-    if options.length is not None and probe.notes["length"] < options.length:
-        raise ValueError(
-            f"--length {length}: pieces of this length take more tokens than the models read ({context}); "
-            f"type --length {probe.notes['length']}"
-        )
+    if options.length is not None and (most := probe.notes["length"]) < options.length:
+        longer = "" if most == context else ", and pieces of text take more in one of them than in the other"
+        raise ValueError(f"--length {length}: the models read at most {context} tokens{longer}; type --length {most}")
     return probe
 
 

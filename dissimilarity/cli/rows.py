@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from dissimilarity.capture.site_names import describe, site_name
 from dissimilarity.cli.result import Comparison
 from dissimilarity.comparison.missing import BETWEEN, joined
 from dissimilarity.comparison.result import shown_columns, with_ends
@@ -32,7 +33,10 @@ def matched_rows(result: Comparison) -> Rows:
 
 
 def notes_of(result: Comparison) -> list[str]:
-    """Return what holds for all rows: that tokens differ, and, with its measures, what all rows of a measure say."""
+    """Return what holds for all rows or several sites.
+
+    It says that tokens or widths differ, and, with its measures, what all rows of a measure say.
+    """
     measures: dict[str, list[str]] = {}
     for measure in result.measures:
         if note := joined(*_shared([row["note"] for row in result.at_matched(measure)])):
@@ -40,6 +44,11 @@ def notes_of(result: Comparison) -> list[str]:
     notes = [
         note if note.startswith(labels[0]) else f"{', '.join(labels)}: {note}" for note, labels in measures.items()
     ]
+    if result.differences is not None:
+        compared = {(site.site_a, site.site_b) for site in result.differences.sites}
+        if others := [pair for pair in result.matched if pair not in compared]:
+            a, b = (describe(sites) for sites in zip(*others, strict=True))
+            notes.insert(0, f"{site_name(a, b)}: widths differ, so these are not compared element by element")
     if not isinstance(result.probe.inputs, Alignment):
         return notes
     a, b = result.labels

@@ -89,20 +89,20 @@ def _nearly_equal(differences: Elementwise, name_a: str, name_b: str) -> list[st
     words = f"{both} are alike to within rounding at {count} (relative error up to {most})."
     if first is not None:
         place = sites.index(first)
-        until = f"are alike to within rounding up to {sites[place - 1].site_a} and " if place else ""
+        until = f"are alike to within rounding up to {sites[place - 1].name} and " if place else ""
         words = (
-            f"{both} {until}differ from {first.site_a} on: relative error {two_digits(first.relative_error)}, where "
-            f"rounding alone makes {two_digits(first.noise)}; the largest is {most}, at {worst.site_a}."
+            f"{both} {until}differ from {first.name} on: relative error {two_digits(first.relative_error)}, where "
+            f"rounding alone makes {two_digits(first.noise)}; the largest is {most}, at {worst.name}."
         )
     without = f"At {_named(broken)}, activations of at least one of them are NaN or infinite." if broken else ""
     return [words, without, "" if outputs is None else _predictions(outputs)]
 
 
 def _named(sites: Sequence[SiteDifference]) -> str:
-    """Return the names of sites of the first model, of more than two the first and how many more there are."""
+    """Return the names of pairs of sites, of more than two the first and how many more there are."""
     if len(sites) > 2:
-        return f"{sites[0].site_a} and {len(sites) - 1} other sites"
-    return " and ".join(site.site_a for site in sites)
+        return f"{sites[0].name} and {len(sites) - 1} other sites"
+    return " and ".join(site.name for site in sites)
 
 
 def _predictions(outputs: OutputDifference) -> str:
@@ -153,8 +153,9 @@ def _overlap(one: dict[str, Any], other: dict[str, Any]) -> bool:
 
 def _places(rows: Sequence[dict[str, Any]]) -> str:
     """Return the pairs of sites of rows, of many the first ones and how many more there are."""
-    others = f" and {len(rows) - NAMED} other pairs of layers" if len(rows) > NAMED else ""
-    return ", ".join(map(sites_in_words, rows[:NAMED])) + others
+    others = len(rows) - NAMED
+    more = f" and {others} other {'pair' if others == 1 else 'pairs'} of layers" if others > 0 else ""
+    return ", ".join(map(sites_in_words, rows[:NAMED])) + more
 
 
 def _of_one(row: dict[str, Any], measure: Measure, subject: str, null: Null) -> str:

@@ -19,6 +19,7 @@ from dissimilarity.capture.enter import logits_of
 from dissimilarity.capture.forward import undisturbed
 from dissimilarity.capture.hooks import device_of
 from dissimilarity.capture.offloaded import in_float64, nudged, rounded
+from dissimilarity.capture.site_names import site_name
 from dissimilarity.capture.sites import LOGITS
 from dissimilarity.capture.trial import lengths_explained
 from dissimilarity.measures.kl import kl_per_sample
@@ -54,6 +55,11 @@ class SiteDifference:
     cosine: float
     largest: float
     noise: float
+
+    @property
+    def name(self) -> str:
+        """Name of the pair of sites."""
+        return site_name(self.site_a, self.site_b)
 
     @property
     def has_numbers(self) -> bool:

@@ -71,9 +71,12 @@ def _method(config: Mapping[str, Any], uri: str) -> str:
             return "bitsandbytes"
         if isinstance(settings.get("quant_method"), str):
             return settings["quant_method"]
+    found = shown(settings)
+    if isinstance(settings, dict):
+        found = f"quant_method {shown(settings['quant_method'])}" if "quant_method" in settings else "none in it"
     raise ValueError(
         f"reference {uri!r}: expected quantization_config in its config.json as a mapping with a quant_method, such as "
-        f'{{"quant_method": "fp8"}}, found {shown(settings)}'
+        f'{{"quant_method": "fp8"}}, found {found}'
     )
 
 

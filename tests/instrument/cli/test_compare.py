@@ -120,8 +120,9 @@ def test_a_model_is_identical_to_itself(capsys: Any, folders: dict[str, Path]) -
 def test_a_length_that_a_message_gives_works(capsys: Any, folders: dict[str, Path]) -> None:
     """Pieces of 64 tokens of the larger vocabulary take more of the smaller one, whose model reads 64."""
     arguments = (folders["vocabulary"], folders["model"], "--text", folders["text"], "--measures", "cka")
-    code, _, err = compare(capsys, *arguments, "--sequences", "16", "--length", "64")
-    assert code == 2 and "--length 64: pieces of this length take more tokens than the models read (64)" in err
+    for asked in ("64", "200"):
+        code, _, err = compare(capsys, *arguments, "--sequences", "16", "--length", asked)
+        assert code == 2 and f"--length {asked}: the models read at most 64 tokens, and pieces of text take more" in err
     shorter = int(err.rpartition("--length ")[2])
     code, out, _ = compare(capsys, *arguments, "--sequences", "16", "--length", str(shorter))
     assert code == 0 and f"On 16 sequences of {shorter} tokens" in out
@@ -139,6 +140,21 @@ def test_sites_of_other_widths_are_compared_but_not_subtracted(
     assert len(rows) == 4 and all(math.isfinite(row["value"]) for row in rows.values())
     assert rows["blocks.1.mlp.post"].get("relative_error") is None and rows["embed"]["relative_error"] is not None
     assert "are identical" not in result["verdict"] and "last bit" not in result["verdict"]
+    why = "blocks.{0-2}.mlp.post: widths differ, so these are not compared element by element"
+    assert result["notes"] == [why]
+
+
+def test_no_name_and_no_number_is_cut(
+    capsys: Any, folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    sites = ("--sites", "blocks.*.mlp.post,blocks.*.resid_*")
+    arguments = (folders["model"], folders["planted"], "--text", folders["text"], *FEW, "--measures", "cka", *sites)
+    code, out, _ = compare(capsys, *arguments)
+    assert code == 0 and "…" not in out
+    tables = out.partition("\n\n")[2]
+    for site in ("resid_pre", "resid_mid", "resid_post", "mlp.post"):
+        assert tables.count(f"1.{site} ") == 2, "one row of values, and one of differences"
 
 
 @pytest.mark.parametrize("more", [(), ("--block-by-block",)])
@@ -259,7 +275,7 @@ def test_the_page_says_what_the_terminal_says(capsys: Any, folders: dict[str, Pa
     text, words = " ".join(page.text.split()), " ".join(out.split())
     used = re.search(r"On (\d+ of 4000 sequences of 16 tokens from .*?\(the text is too short for more\))", words)
     assert used is not None and used[1] in text
-    rows = [line.split("│") for line in out.split("relative error", 2)[-1].splitlines() if line.count("│") == 4]
+    rows = [line.split("│") for line in out.rpartition("rounding │")[2].splitlines() if line.count("│") == 4]
     assert len(rows) == 3
     cells = [data for name, *numbers in rows for data in (BLOCK.format(name.strip()), *(n.strip() for n in numbers))]
     assert " ".join(cells).replace(" ", "") in text.replace(" ", "")
@@ -290,6 +306,14 @@ def test_a_limit_holds_for_a_measure_whose_label_is_not_its_name(capsys: Any, tm
         np.save(tmp_path / f"{seed}.npy", np.random.default_rng(seed).normal(size=(64, 8)))
     limits = ("--measures", "cka", "--fail-over", "minibatch_cka=0.1")
     assert compare(capsys, tmp_path / "0.npy", tmp_path / "1.npy", *limits)[0] == 3
+
+
+def test_a_folder_of_activations_is_named_as_it_is(capsys: Any, tmp_path: Path) -> None:
+    for name in ("act.v1", "act.v2"):
+        (tmp_path / name).mkdir()
+        np.save(tmp_path / name / "site.npy", np.random.default_rng(len(name)).normal(size=(64, 8)))
+    out = compare(capsys, tmp_path / "act.v1", tmp_path / "act.v2", "--measures", "cka")[1]
+    assert "act.v1 and act.v2" in " ".join(out.split())
 
 
 def test_activations_in_files(capsys: Any, tmp_path: Path) -> None:
