@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from dissimilarity.capture.sites import LOGITS
 from dissimilarity.figures.figure import in_style
-from dissimilarity.figures.heatmaps import fill_below, fill_beside, height_beside, holds_null, label_maps
+from dissimilarity.figures.heatmaps import fill_below, fill_beside, holds_null, label_each_map, label_maps
 from dissimilarity.figures.layout import LINE, Ax, Frame, Size, make_panels
 from dissimilarity.figures.maps import (
     BAR,
@@ -63,7 +63,7 @@ def comparison_figure(
         scale: `null`: colors from identical to the null; `data`: from the smallest value to the largest.
         dark: whether dark cells are the `same` or `different`.
         figsize: width and height in inches; a column of a paper is 3.25 wide.
-        ax: axes of your own figure, one per measure.
+        ax: axes of your own figure, one per measure; its `layout="compressed"` makes space for labels.
 
     Raises:
         ValueError: a table without records, or another number of axes than measures.
@@ -89,14 +89,16 @@ def comparison_figure(
     outputs = _outputs(table.filter(pa.array([measure not in measures for measure in table["measure"].to_pylist()])))
     any_hatched = any(holds_null(record, sites_a, sites_b).any() for record in records)
     notes = [f"{name_b}: {kind_b}", outputs, STRIPS if shares else "", NO_NULL if any_hatched else ""]
+    notes = [note for note in notes if note]
     name_left, name_below = space_for_names(names_a, names_b)
     titles = [fill(title(measure), max(14, int(16 * (cell * len(sites_b) + 0.5)))) for measure in measures]
     lines = max(text.count("\n") + 1 for text in titles)
     size = max(cell * len(sites_b), 0.3), max(cell * len(sites_a), 0.7)
-    left = fill_beside(f"{name_a}: {kind_a}", height_beside(rows * (size[1] + 0.2), figsize, ax))
+    label = f"{name_a}: {kind_a}"
+    left = fill_beside(label, rows * (size[1] + 0.2), figsize)
     margin_left = 0.1 + LINE * (left.count("\n") + 1) + name_left + strip
     panels_width = columns * size[0] + (columns - 1) * (BAR + strip)
-    below = fill_below([note for note in notes if note], panels_width, margin_left, figsize)
+    below = fill_below(notes, panels_width, margin_left, figsize)
     frame = Frame(
         left=margin_left,
         right=BAR,
@@ -112,7 +114,10 @@ def comparison_figure(
             draw_shares(panel, *shares)
         _draw(figure, panel, record, sites_a, sites_b, scale, dark, ax is not None)
         panel.set_title(text)
-    label_maps(figure, axes, left, below, names_a, names_b, ax is not None)
+    if ax is None:
+        label_maps(figure, axes, left, below, names_a, names_b)
+    else:
+        label_each_map(axes, label, notes, names_a, names_b)
     for panel in panels[len(measures) :]:
         panel.remove()
     for panel in panels[max(0, len(measures) - columns) : len(measures)]:

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from textwrap import fill
 from typing import Any
 
+import matplotlib as mpl
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -24,6 +25,7 @@ from dissimilarity.figures.maps import (
     draw_map,
     draw_shares,
     has_strips,
+    inches_of,
     is_upright,
     margin,
     name_sites,
@@ -38,6 +40,8 @@ from dissimilarity.tables.curves import scale as scale_of
 
 LOWEST = 1.35
 """Inches that the label of a map's color bar takes."""
+SHORTEST = 1.0
+"""Inches of the shortest line into which labels at the caller's axes are broken."""
 MEASURES = 5
 """Rows of one figure, which is 15 inches high at most."""
 
@@ -65,7 +69,7 @@ def heatmap_figure(
         scale: `null`: colors from identical to the null; `data`: from the smallest value to the largest.
         dark: whether dark cells are the `same` or `different`.
         figsize: width and height in inches; a column of a paper is 3.25 wide.
-        ax: axes of your own figure, one per measure and step.
+        ax: axes of your own figure, one per measure and step; its `layout="compressed"` makes space for labels.
 
     Raises:
         ValueError: records of several references, or no step with all pairs of sites.
@@ -98,7 +102,8 @@ def heatmap_figure(
     notes += [STRIPS] * bool(strip) + [NO_NULL] * any(hatched.any() for row in rows for hatched in row[2])
     name_left, name_below = space_for_names(names_a, names_b)
     panel_size, across = (width, max(height, LOWEST)), 0.12 + strip
-    left = fill_beside(f"{model}: {kind_a}", height_beside(panel_size[1] * len(measures), figsize, ax))
+    label = f"{model}: {kind_a}"
+    left = fill_beside(label, panel_size[1] * len(measures), figsize)
     margin_left = 0.1 + LINE * (left.count("\n") + 1) + name_left + strip
     below = fill_below(notes, width * len(steps) + across * (len(steps) - 1), margin_left, figsize)
     frame = Frame(
@@ -116,24 +121,20 @@ def heatmap_figure(
             draw_map(panel, values, colors, hatched)
             if strip:
                 draw_shares(panel, *shares_at[step])
-        label = f"{fill(dissimilarity_title(measure), 24)}\n(0 = same)"
-        draw_bar(figure, panels[-1], colors, label, ax is not None)
+        title = f"{fill(dissimilarity_title(measure), 24)}\n(0 = same)"
+        draw_bar(figure, panels[-1], colors, title, ax is not None)
     for panel, step in zip(axes[0], steps, strict=True):
         panel.set_title(f"step {step:,}")
-    label_maps(figure, axes, left, below, names_a, names_b, ax is not None)
+    if ax is None:
+        label_maps(figure, axes, left, below, names_a, names_b)
+    else:
+        label_each_map(axes, label, notes, names_a, names_b)
     return figure
 
 
-def height_beside(panels: float, figsize: Size | None, ax: Ax | None) -> float:
-    """Return the inches that a label beside panels has, given those of the panels if nothing else is."""
-    if ax is not None:
-        return 4.0
-    return panels if figsize is None else figsize[1] - 1.0
-
-
-def fill_beside(label: str, height: float) -> str:
-    """Return a label broken into lines that fit beside panels of a height in inches."""
-    return fill_inches(label, max(1.3, height))
+def fill_beside(label: str, panels: float, figsize: Size | None) -> str:
+    """Return a label broken into lines that fit beside panels, given their inches from bottom to top."""
+    return fill_inches(label, max(1.3, panels if figsize is None else figsize[1] - 1.0))
 
 
 def fill_below(notes: Sequence[str], panels: float, left: float, figsize: Size | None) -> str:
@@ -150,23 +151,29 @@ def fill_below(notes: Sequence[str], panels: float, left: float, figsize: Size |
     return "\n".join(fill_inches(note, panels + BAR + min(left, BAR) - 0.1) for note in notes)
 
 
-def label_maps(
-    figure: Figure, axes: Any, left: str, below: str, names_a: list[str], names_b: list[str], is_callers: bool
-) -> None:
-    """Name the sites of maps and both models: once per figure, or at each of the caller's axes."""
-    for panel in axes.flat if is_callers else axes.flat[:1]:
-        name_sites(panel, names_a, names_b)
-    for panel in (axes if is_callers else axes[-1:]).flat:
+def label_maps(figure: Figure, axes: Any, left: str, below: str, names_a: list[str], names_b: list[str]) -> None:
+    """Name the sites of maps and both models, once per figure."""
+    name_sites(axes.flat[0], names_a, names_b)
+    for panel in axes[-1]:
         panel.tick_params(axis="x", rotation=90 if is_upright(names_b) else 0, labelbottom=True)
-        if is_callers:
-            panel.set(xlabel=below, ylabel=left)
-    if not is_callers:
-        width, height = figure.get_size_inches()
-        places = [panel.get_position() for panel in axes.flat]
-        x = (min(place.x0 for place in places) + max(place.x1 for place in places)) / 2
-        y = (min(place.y0 for place in places) + max(place.y1 for place in places)) / 2
-        figure.supylabel(left, x=0.06 / width, y=y, linespacing=1.1)
-        figure.supxlabel(below, y=0.05 / height, x=max(x, 0.5), va="bottom", linespacing=1.1)
+    width, height = figure.get_size_inches()
+    places = [panel.get_position() for panel in axes.flat]
+    x = (min(place.x0 for place in places) + max(place.x1 for place in places)) / 2
+    y = (min(place.y0 for place in places) + max(place.y1 for place in places)) / 2
+    figure.supylabel(left, x=0.06 / width, y=y, linespacing=1.1)
+    figure.supxlabel(below, y=0.05 / height, x=max(x, 0.5), va="bottom", linespacing=1.1)
+
+
+def label_each_map(axes: Any, label: str, notes: Sequence[str], names_a: list[str], names_b: list[str]) -> None:
+    """Name the sites and both models at each of the caller's axes, in lines that are no longer than these."""
+    for panel in axes.flat:
+        name_sites(panel, names_a, names_b)
+        panel.tick_params(labelsize=mpl.rcParams["xtick.labelsize"])
+        panel.tick_params(axis="x", rotation=90 if is_upright(names_b) else 0, labelbottom=True)
+        width, height = np.maximum(inches_of(panel), SHORTEST)
+        size = mpl.rcParams["axes.labelsize"]
+        panel.set_ylabel(fill_inches(label, height), fontsize=size, linespacing=1.1)
+        panel.set_xlabel("\n".join(fill_inches(note, width) for note in notes), fontsize=size, linespacing=1.1)
 
 
 def heatmap_pages(table: pa.Table) -> list[pa.Table]:

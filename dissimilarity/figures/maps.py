@@ -28,6 +28,8 @@ WRITTEN = 0.19
 """Inches of the smallest cell in which values are written."""
 MARK = 0.2
 """Inches between two marks of a color bar."""
+LAID_OUT = 0.6
+"""Inches that a layout engine takes from a map for the labels around it."""
 BAR = 1.1
 """Inches beside a map for its color bar, the mark of the null and the label."""
 NO_NULL = "hatched: the 95% interval holds the null"
@@ -131,18 +133,18 @@ def draw_map(panel: Axes, values: Floats, colors: Palette, hatched: NDArray[np.b
         write_values(panel, values, colors.colors(colors.norm(values)), min(6.5, 24 * cell))
 
 
-def height_of(panel: Axes) -> float:
-    """Return the inches of a panel from top to bottom."""
+def inches_of(panel: Axes) -> Floats:
+    """Return the width and height of a panel in inches, less what a layout engine is going to take for its labels."""
     figure = panel.get_figure(root=True)
     assert figure is not None
-    return float(panel.get_position().height * figure.get_figheight())
+    is_laid_out = figure.get_layout_engine() is not None
+    size = np.array(panel.get_position(original=is_laid_out).size) * figure.get_size_inches()
+    return np.maximum(size - LAID_OUT, size / 2) if is_laid_out else size
 
 
 def cell_of(panel: Axes, shape: tuple[int, ...]) -> float:
     """Return the inches of a cell in a panel."""
-    figure = panel.get_figure(root=True)
-    assert figure is not None
-    width, height = panel.get_position().size * figure.get_size_inches()
+    width, height = inches_of(panel)
     return float(min(width / shape[1], height / shape[0]))
 
 
@@ -185,7 +187,7 @@ def draw_bar(figure: Figure, panel: Axes, colors: Palette, label: str, is_caller
     arrow = {"arrowstyle": "-|>", "mutation_scale": 5, "linewidth": 0.5, "color": "0.35", "shrinkA": 0, "shrinkB": 0}
     near: Any = {"xycoords": ("axes fraction", "data"), "textcoords": "offset points", "arrowprops": arrow}
     span = float(np.ptp(colors.norm.inverse(np.array([0.0, 1.0]))))
-    for names, value in _apart(colors.marks, span * MARK / max(MARK, height_of(panel))):
+    for names, value in _apart(colors.marks, span * MARK / max(MARK, inches_of(panel)[1])):
         bar.ax.annotate(names, (0, value), (-7, 0), ha="right", va="center", fontsize=6, color="0.35", **near)
 
 

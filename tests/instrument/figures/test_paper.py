@@ -168,6 +168,27 @@ def test_axes_of_the_caller_are_drawn_on_and_nothing_else_is_changed(name: str) 
         pyplot.close(mine)
 
 
+@pytest.mark.parametrize(
+    ("grid", "size", "layers", "names"),
+    [
+        ((1, 1), (2, 2), (6, 6), ("solu", "gelu")),
+        ((1, 1), (3, 3), (6, 6), (LONG.format(0), LONG.format(1))),
+        ((1, 1), (10, 2.5), (4, 24), (LONG.format(0), LONG.format(1))),
+        ((2, 3), (8, 6), (6, 6), (LONG.format(0), LONG.format(1))),
+    ],
+)
+def test_maps_on_the_callers_axes_can_be_read(
+    grid: tuple[int, int], size: tuple[float, float], layers: tuple[int, int], names: tuple[str, str]
+) -> None:
+    mine = Figure(size, layout="compressed")
+    for number, panel in enumerate(mine.subplots(*grid, squeeze=False).flat):
+        if number % 2:
+            heatmap_figure(records(layers, references=names[1:]), names[0], ax=panel)
+        else:
+            comparison_figure(records(layers), *names, ax=panel)
+    assert not misprints(mine)
+
+
 def test_a_size_without_space_is_refused() -> None:
     with pytest.raises(ValueError, match=r"no space is left for the panels; give \(.*\) inches or more"):
         curves_figure(records(steps=(0, 1)), figsize=(0.9, 2))
