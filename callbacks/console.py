@@ -6,7 +6,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 from rich.console import Console as Terminal
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
+from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from torch import Tensor
 
 from callbacks.run import Run
@@ -64,7 +64,7 @@ class Console(pl.Callback):
             self._progress = Progress(
                 TextColumn("[bold]{task.description}"),
                 BarColumn(bar_width=None, complete_style="cyan", finished_style="green"),
-                MofNCompleteColumn(),
+                TextColumn("[progress.download]{task.completed:,}/{task.total:,}"),
                 TextColumn("{task.fields[numbers]}"),
                 console=self._terminal,
                 refresh_per_second=4,
@@ -125,7 +125,7 @@ class Console(pl.Callback):
         if self._progress is not None and self._task is not None:
             self._progress.update(self._task, completed=step, numbers=numbers)
         else:
-            self._terminal.print(f"{self.label} {step}/{last}  {numbers}", soft_wrap=True)
+            self._terminal.print(f"{self.label} {step:,}/{last:,}  {numbers}", soft_wrap=True)
 
     def _seconds_per_step(self, step: int) -> float | None:
         """Return the pace over the last seconds; None at the end of the first step.

@@ -12,7 +12,7 @@ class Interrupted(Exception):  # noqa: N818 - not an error: everything is saved
     """
 
     def __init__(self, signum: int, step: int) -> None:
-        super().__init__(f"{signal.Signals(signum).name} after step {step}")
+        super().__init__(f"{signal.Signals(signum).name} after step {step:,}")
         self.signum = signum
         self.step = step
 
@@ -26,6 +26,6 @@ class OutOfTime(Interrupted):
     """
 
     def __init__(self, step: int) -> None:
-        Exception.__init__(self, f"trainer.max_time after step {step}")
+        Exception.__init__(self, f"trainer.max_time after step {step:,}")
         self.signum = 0
         self.step = step

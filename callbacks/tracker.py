@@ -65,7 +65,7 @@ class RunTracker(DissimilarityTracker):
 
     def _alerts(self) -> list[str]:
         with suppress(ValueError):  # the journal is damaged, and the next start says so
-            return [f"step {row['step']}: {row['text']}" for row in Journal(self.folder / ALERTS).read()]
+            return [f"step {row['step']:,}: {row['text']}" for row in Journal(self.folder / ALERTS).read()]
         return []
 
 

@@ -224,7 +224,7 @@ class DissimilarityCallback(TrainerCallback):
             images = {key: wandb.Image(picture) for key, picture in self._heatmaps()}
             wandb.log({**sections, **images, **self._charts(wandb), "train/global_step": step})
             for alert in self._tracker.alerts:
-                wandb.alert(title=alert.rule, text=f"step {step}: {alert.text}")
+                wandb.alert(title=alert.rule, text=f"step {step:,}: {alert.text}")
             return True
         if not hasattr(reporter, "tb_writer"):
             return False

@@ -260,7 +260,7 @@ def log_alerts(trainer: pl.Trainer, alerts: Sequence[Alert]) -> None:
     for logger in trainer.loggers:
         with suppress(Exception):  # as above
             for alert in alerts:
-                logger.experiment.alert(title=alert.rule, text=f"step {alert.step}: {alert.text}")  # pyright: ignore
+                logger.experiment.alert(title=alert.rule, text=f"step {alert.step:,}: {alert.text}")  # pyright: ignore
 
 
 def log_pictures(trainer: pl.Trainer, pictures: Sequence[Path], name: str) -> None:

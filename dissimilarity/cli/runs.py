@@ -92,7 +92,7 @@ def state_of(folder: Folder) -> Group:
         names = (row["reference"], row["site_a"], row["measure"])
         table.add_row(*map(escape, names), _value(row), blocks(row["curve"]))
     losses = [f"{name} {_number(values[-1], 3)}" for name, (_, values) in folder.losses.items() if values]
-    head = ", ".join([f"{folder.name}: {status_of(folder)}", f"step {last_step(folder) or 0}", *losses])
+    head = ", ".join([f"{folder.name}: {status_of(folder)}", f"step {last_step(folder) or 0:,}", *losses])
     return Group(escape(head), table if table.rows else "no curves", *map(escape, folder.problems))
 
 

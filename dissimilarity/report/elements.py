@@ -33,7 +33,7 @@ def table(name: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], numb
     )
     search = (
         f'<div class="row"><label>search <input type="search" aria-controls="{name}" data-count="{name}-count">'
-        f'</label> <span class="soft" id="{name}-count">{len(rows)}</span></div>'
+        f'</label> <span class="soft" id="{name}-count">{len(rows):,}</span></div>'
     )
     return (
         f'{search}<div class="scroll" tabindex="0"><table class="sortable" id="{name}">'

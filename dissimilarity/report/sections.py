@@ -17,7 +17,7 @@ from dissimilarity.figures.maps import Scale
 from dissimilarity.inference.coverage import FEWEST_MODELS, HELD_OUT_TEXT, PROBE_TEXT, REFERENCES, SEEDS
 from dissimilarity.inference.jackknife import half_width
 from dissimilarity.report.about import command_of, origin_of
-from dissimilarity.report.elements import DASH, facts, number, select, table
+from dissimilarity.report.elements import DASH, facts, is_number, number, select, table
 from dissimilarity.report.folders import Folder
 from dissimilarity.tables.curves import TABLE
 
@@ -75,7 +75,7 @@ def notes(folder: Folder) -> str:
         if note:
             steps.setdefault((reference, note), []).append(step)
     lines = [f"vs {reference}, {_range(at)}: {note}" for (reference, note), at in steps.items()]
-    count = f"{len(lines)} note{'s' * (len(lines) > 1)}"
+    count = f"{len(lines):,} note{'s' * (len(lines) > 1)}"
     return f"<details><summary>{count}</summary><ul>{_items(lines)}</ul></details>" if lines else ""
 
 
@@ -156,7 +156,11 @@ lists, choose the pair whose curve is drawn below, at the steps that have all pa
 
 def alerts(records: Sequence[Mapping[str, Any]]) -> str:
     """Return the alerts of a run, if there are any."""
-    lines = [f"step {record.get('step')}, {record.get('rule')}: {record.get('text')}" for record in records]
+    lines = [
+        f"step {number(step) if is_number(step := record.get('step')) else step}, {record.get('rule')}: "
+        f"{record.get('text')}"
+        for record in records
+    ]
     return f"<section><h2>Alerts</h2><ul>{_items(lines)}</ul></section>" if lines else ""
 
 

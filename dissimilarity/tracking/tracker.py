@@ -475,7 +475,7 @@ class Tracker(Ticker):
             self.tables.add_alerts(raised)
         self.alerts, self._ranks = gathered(raised, training.sync)[0], []
         self.why_to_stop = "; ".join(
-            f"alert at step {alert.step}: {alert.text}" for alert in self.alerts if alert.stops
+            f"alert at step {alert.step:,}: {alert.text}" for alert in self.alerts if alert.stops
         )
 
     def _measure(

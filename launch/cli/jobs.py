@@ -66,7 +66,7 @@ def _ended(error: Exception, name: str, seconds: float) -> int:
     if isinstance(error, OutOfTime):
         write_status(status="stopped", steps=error.step, message=str(error), seconds=round(seconds, 1))
         print(
-            f"{name} stopped after step {error.step} (trainer.max_time) and is saved; "
+            f"{name} stopped after step {error.step:,} (trainer.max_time) and is saved; "
             "run the same command again to continue"
         )
         return 0
@@ -74,7 +74,7 @@ def _ended(error: Exception, name: str, seconds: float) -> int:
         write_status(status="interrupted", steps=error.step, seconds=round(seconds, 1))
         if is_first():
             print(
-                f"{name} stopped after step {error.step} and is saved; run the same command again to continue",
+                f"{name} stopped after step {error.step:,} and is saved; run the same command again to continue",
                 file=sys.stderr,
             )
         return 128 + error.signum

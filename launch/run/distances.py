@@ -31,7 +31,7 @@ def final_table(finals: Sequence[dict[str, Any]]) -> FittedTable:
     names = {reference: short_names([row["site_a"] for row in rows]) for reference, rows in by_reference.items()}
     kinds = {kind for kind, _ in names.values()}
     layer = kinds.pop() if len(kinds) == 1 else "site"
-    table = FittedTable(f"against references at step {step}", names=["against"], drop=["null", "curve", "calibrated"])
+    table = FittedTable(f"against references at step {step:,}", names=["against"], drop=["null", "curve", "calibrated"])
     for column in ("against", layer, measure, "null", "calibrated", "curve"):
         table.add_column(escape(column), justify="left" if column in ("against", "curve") else "right")
     for reference, rows in by_reference.items():

@@ -43,9 +43,9 @@ def ended(trainer: pl.Trainer) -> dict[str, Any]:
     if reasons:
         return {"status": "stopped", "why": "; ".join(reasons)}
     if trainer.max_epochs not in (None, -1) and not trainer.should_stop:
-        why = f"trainer.max_epochs={trainer.max_epochs}, after step {step} of {last}"
+        why = f"trainer.max_epochs={trainer.max_epochs}, after step {step:,} of {last:,}"
         return {"status": "stopped early", "why": why}
-    return {"status": "stopped", "why": f"after step {step} of {last}"}
+    return {"status": "stopped", "why": f"after step {step:,} of {last:,}"}
 
 
 def broken_off(error: BaseException) -> dict[str, Any]:

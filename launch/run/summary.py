@@ -64,7 +64,7 @@ def show_start(folder: Path, cfg: DictConfig, data: Any, module: Any, notes: dic
 def _amounts(cfg: DictConfig, data: Any) -> list[str]:
     """Return the size of the vocabulary, of a step and of the training."""
     tokens = data.tokens_per_step * cfg.trainer.accumulate_grad_batches
-    return [f"vocabulary {data.d_vocab}", f"{tokens:,} tokens per step", f"{cfg.trainer.max_steps} steps"]
+    return [f"vocabulary {data.d_vocab:,}", f"{tokens:,} tokens per step", f"{cfg.trainer.max_steps:,} steps"]
 
 
 def _cut(cfg: DictConfig, truncated: dict[str, int]) -> dict[str, str]:
@@ -117,7 +117,7 @@ def show_end(folder: Path, summary: dict[str, Any], next_command: str) -> None:
     color = "green" if summary["status"] == "finished" else "red"
     name, ending = escape(folder.name), "" if color == "green" else f", [red]{_ending(summary)}[/red]"
     size = "" if summary.get("parameters") is None else f", {summary['parameters'] / 1e6:.2f} M parameters"
-    terminal.print(f"\n[bold {color}]{name}[/bold {color}] {summary['steps']} steps{size}{ending}", soft_wrap=True)
+    terminal.print(f"\n[bold {color}]{name}[/bold {color}] {summary['steps']:,} steps{size}{ending}", soft_wrap=True)
     if summary.get("final"):
         terminal.print(final_table(summary["final"]), crop=False)
     _show(rows)
@@ -132,7 +132,7 @@ def _ending(summary: dict[str, Any]) -> str:
     """Return how a run ended that did not reach its last step with a finite loss."""
     if summary["status"] == "diverged":
         return (
-            f"diverged: the loss of step {summary.get('diverged_at')} is not finite; lower the learning rates and type "
+            f"diverged: the loss of step {summary['diverged_at']:,} is not finite; lower the learning rates and type "
             "overwrite=true"
         )
     hint = "; run the same command again to continue" if summary["status"] == "stopped" else ""
@@ -174,7 +174,7 @@ def _moved(reference: str, curves: dict[str, dict[str, int | None]]) -> str:
         return escape(f"vs {reference}: no curve")
     kind, names = short_names(list(steps))
     sites = spread(list(zip(names, steps.values(), strict=True)), SITES_SHOWN)
-    moved = ", ".join(f"{name} " + ("never" if step is None else f"from step {step}") for name, step in sites)
+    moved = ", ".join(f"{name} " + ("never" if step is None else f"from step {step:,}") for name, step in sites)
     return escape(f"vs {reference} by {measure}, {kind}: {moved}")
 
 

@@ -62,7 +62,7 @@ def answer(findings: Findings) -> str:
         sentences.append(f"By {first} the groups part {_where(findings, findings.parting[first])}.")
     earliest = _earliest(findings)
     if earliest is not None:
-        sentences.append(f"They are found from step {earliest[0]} on, by {earliest[1]}.")
+        sentences.append(f"They are found from step {earliest[0]:,} on, by {earliest[1]}.")
     related = [
         f"{criterion} {_value(spearman)}"
         for criterion in findings.criteria

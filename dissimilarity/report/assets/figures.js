@@ -13,8 +13,8 @@ function make(tag, text = "", properties = {}) {
   return element;
 }
 
-const digits = (x) => (x === null || x === undefined ? "–" : Number(x.toPrecision(4)).toString());
 const number = (x) => x.toLocaleString("en");
+const digits = (x) => (x === null || x === undefined ? "–" : Number.isInteger(x) ? number(x) : Number(x.toPrecision(4)).toString());
 const last = (list) => list[list.length - 1];
 const sum = (a, b) => (a === null || b === null || a === undefined || b === undefined ? null : a + b);
 
@@ -75,7 +75,7 @@ function fill(details, rows) {
     names.forEach((name) => line.append(make("td", typeof row[name] === "string" ? row[name] : digits(row[name]))));
     table.append(line);
   }
-  const note = rows.length > 500 ? `the first 500 of ${rows.length} rows; CSV has all` : "";
+  const note = rows.length > 500 ? `the first 500 of ${number(rows.length)} rows; CSV has all` : "";
   details.replaceChildren(details.firstChild, table, make("p", note));
 }
 

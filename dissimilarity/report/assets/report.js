@@ -331,7 +331,7 @@ function searchable(input, table) {
       count += !row.hidden;
       if (row.dataset.run !== undefined) shown[row.hidden ? "delete" : "add"](Number(row.dataset.run));
     }
-    $(input.dataset.count).textContent = `${count} of ${table.tBodies[0].rows.length}`;
+    $(input.dataset.count).textContent = `${number(count)} of ${number(table.tBodies[0].rows.length)}`;
     clearTimeout(redraw);
     if (page.kind === "runs") redraw = setTimeout(drawCurves, 150);
   };

@@ -83,3 +83,10 @@ def test_a_run_without_them_has_no_such_section(tmp_path: Path) -> None:
     for name in ("penalties", "drift"):
         assert page_of(folder).data["page"]["series"][name] == {}
     assert "Stitching penalties" not in page_of(folder).text and math.isfinite(len(page_of(folder).source))
+
+
+@pytest.mark.parametrize(("step", "shown"), [(12345, "step 12,345, move"), (None, "step None, move")])
+def test_alerts_are_listed_with_their_steps(tmp_path: Path, step: int | None, shown: str) -> None:
+    folder = write_run(tmp_path / "a")
+    Journal(folder / ALERTS).append([{"step": step, "rule": "move", "text": "the layer moved"}])
+    assert f"{shown}: the layer moved" in page_of(folder).text
