@@ -6,7 +6,7 @@ from copy import copy
 from itertools import groupby
 from typing import Any
 
-from rich.cells import chop_cells
+from rich.cells import cell_len, chop_cells
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.markup import escape
 from rich.segment import Segment
@@ -20,7 +20,11 @@ BETWEEN = "-/@ "
 WITHIN = BETWEEN + "_"
 """Marks between the words of a name, too."""
 LETTERS = 36
-"""Width of a broken name, beside which 80 characters have space for the state, steps and loss of a run."""
+"""Letters of a name that is never broken."""
+LEAST = 24
+"""Letters of each line of a broken name, at least."""
+SHARE = 0.45
+"""Part of the terminal for broken names: 80 characters also have space for the state, steps and loss of a run."""
 NAMED = 6
 """Columns that the line below a table names."""
 
@@ -29,23 +33,30 @@ class FittedTable(Table):
     """A table that becomes narrower where it is wider than the terminal.
 
     First names are shortened where they agree, or long ones broken over lines, then columns are left out, and a line
-    below says which. Then names are shortened where their words agree. What is still too wide is wider than the
-    terminal; printed with `crop=False`, nothing is cut.
+    below says which. Then names are shortened where their words agree, and broken ones get the space that is left.
+    What is still too wide is wider than the terminal; printed with `crop=False`, nothing is cut.
 
     Args:
         title: Shown above the table.
         names: Headers of the columns of names that may be shortened.
         drop: Headers of the columns that may be left out, in that order.
         whole: Headers of the columns of names that are broken over lines, and not shortened.
+        captioned: Headers of the columns that the caption is about; without any of them, there is none.
     """
 
     def __init__(
-        self, title: str, names: Sequence[str] = (), drop: Sequence[str] = (), whole: Sequence[str] = ()
+        self,
+        title: str,
+        names: Sequence[str] = (),
+        drop: Sequence[str] = (),
+        whole: Sequence[str] = (),
+        captioned: Sequence[str] = (),
     ) -> None:
         super().__init__(title=title, title_justify="left")
         self._names = names
         self._whole = whole
         self._drop = drop
+        self._captioned = captioned
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[RenderableType | Segment]:
         """Render the widest form that fits."""
@@ -54,9 +65,10 @@ class FittedTable(Table):
         for column in table.columns:
             column.no_wrap = True
         table.title = None
+        letters = max(LEAST, int(SHARE * options.max_width))
         if not table._fits(console, options):
             table._shorten_names()
-            table._break_names()
+            table._break_names(letters)
         dropped = []
         for header in self._drop:
             if table._fits(console, options):
@@ -67,6 +79,9 @@ class FittedTable(Table):
             dropped.append(header)
         if not table._fits(console, options):
             table._shorten_names(WITHIN)
+        table._break_names(letters + max(0, options.max_width - table._whole_width(console, options)))
+        if self._captioned and {*self._captioned} <= {*dropped}:
+            table.caption = None
         if self.title:
             yield Text.from_markup(str(self.title), style="italic")
         whole = max(options.max_width, table._whole_width(console, options))
@@ -90,11 +105,13 @@ class FittedTable(Table):
         for column in columns:
             column._cells = [short[str(cell)] for cell in column._cells]
 
-    def _break_names(self) -> None:
+    def _break_names(self, letters: int) -> None:
+        """Break names over lines of a number of letters; those that are broken are broken again."""
         for column in self.columns:
             if column.header in self._whole:
-                names = [Text.from_markup(str(cell)).plain for cell in column._cells]
-                column._cells = [escape("\n".join(chop_cells(name, LETTERS))) for name in names]
+                names = [Text.from_markup(str(cell)).plain.replace("\n", "") for cell in column._cells]
+                lines = [[name] if cell_len(name) <= LETTERS else chop_cells(name, letters) for name in names]
+                column._cells = [escape("\n".join(parts)) for parts in lines]
 
 
 def shortened(names: Sequence[str], marks: str = BETWEEN) -> list[str]:

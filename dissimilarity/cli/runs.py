@@ -2,6 +2,7 @@
 
 import argparse
 import math
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -10,7 +11,7 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.markup import escape
 
-from dissimilarity.cli.fitted_table import LETTERS, FittedTable
+from dissimilarity.cli.fitted_table import LETTERS, UNLIMITED, FittedTable
 from dissimilarity.inference.jackknife import plus_minus
 from dissimilarity.report.about import last_step, status_of
 from dissimilarity.report.folders import Folder, found_in, read_folder
@@ -30,7 +31,8 @@ def run_list(options: argparse.Namespace) -> None:
     folders = [folder for path in found_in(options.folders, EXPECTED) if (folder := read_folder(path)).kind == "run"]
     if not folders:
         raise ValueError(f"no run in {', '.join(map(str, options.folders))}; {EXPECTED}")
-    Console(highlight=False, emoji=False).print(list_of(folders), crop=False)
+    width = None if sys.stdout.isatty() else UNLIMITED  # a pipe gets whole names, each run on one line
+    Console(width=width, highlight=False, emoji=False).print(list_of(folders), crop=False)
 
 
 def run_watch(options: argparse.Namespace) -> None:
@@ -60,7 +62,8 @@ def list_of(folders: Sequence[Folder]) -> FittedTable:
     references = list(dict.fromkeys(reference for rows in ends.values() for reference in rows))
     columns = [*map(escape, references)]
     by_length = sorted(columns[::-1], key=lambda column: len(column) <= LETTERS)  # the long ones first
-    table = FittedTable("", drop=["minutes", *by_length, "steps", "val loss", "state"], whole=["run"])
+    drop = ["minutes", *by_length, "steps", "val loss", "state"]
+    table = FittedTable("", drop=drop, whole=["run"], captioned=columns)
     table.box, table.pad_edge = None, False
     for column in ("run", "state", "steps", "val loss", *columns, "minutes"):
         table.add_column(column, justify="left" if column in ("run", "state") else "right")

@@ -62,11 +62,39 @@ def test_a_long_name_leaves_space_for_state_steps_and_loss(tmp_path: Path) -> No
         console.print(runs.list_of([read_folder(folder) for folder in folders]), crop=False)
     head, first, *others = capture.get().splitlines()
     assert head.split() == ["run", "state", "steps", "val", "loss"]
-    assert first.split() == [names[0][:36], *"in progress or cut short 8".split()]
+    assert len(first) == 80 and first.split()[1:] == "in progress or cut short 8".split()
     assert "".join([first.split()[0], *others[:5]]).replace(" ", "") == names[0]
     assert others[5].split() == ["a", "finished", "8", "4.500"]
     references = ", ".join(f"runs/reference-{index}" for index in range(6))
     assert f"a wider terminal also shows: {references} and 40 more" in " ".join(" ".join(others).split())
+
+
+@pytest.mark.parametrize(
+    ("width", "lines", "columns"),
+    [
+        (60, 2, "run state"),
+        (80, 2, "run state steps val loss"),
+        (120, 1, "run state steps val loss init"),
+        (200, 1, "run state steps val loss init runs/reference minutes"),
+    ],
+)
+def test_names_take_the_width_that_there_is(tmp_path: Path, width: int, lines: int, columns: str) -> None:
+    folder = write_run(tmp_path / ("x" * 60), curve_rows(["init", "runs/reference"]))
+    (folder / "summary.json").unlink()
+    with (console := Console(width=width)).capture() as capture:
+        console.print(runs.list_of([read_folder(folder)]), crop=False)
+    head, *shown = capture.get().splitlines()
+    assert " ".join(head.split()) == columns and all(len(line) <= width for line in shown)
+    names = [line.split()[0] for line in shown if line.startswith("x")]
+    assert len(names) == lines and "".join(names) == folder.name
+    assert ("last layer against each reference" in capture.get()) == ("init" in columns)
+
+
+def test_a_pipe_gets_whole_names_and_columns(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = write_run(tmp_path / ("x" * 198), curve_rows([f"runs/reference-{index}" for index in range(45)]))
+    assert main(["list", str(folder)]) == 0
+    head, row, *_ = capsys.readouterr().out.splitlines()
+    assert row.split()[0] == folder.name and "runs/reference-44" in head and "minutes" in head
 
 
 def test_a_run_is_watched_until_it_ends(
