@@ -131,10 +131,9 @@ def _link(path: Path) -> str:
 def _ending(summary: dict[str, Any]) -> str:
     """Return how a run ended that did not reach its last step with a finite loss."""
     if summary["status"] == "diverged":
-        return (
-            f"diverged: the loss of step {summary['diverged_at']:,} is not finite; lower the learning rates and type "
-            "overwrite=true"
-        )
+        step = summary.get("diverged_at")
+        loss = "a loss" if step is None else f"the loss of step {step:,}"
+        return f"diverged: {loss} is not finite; lower the learning rates and type overwrite=true"
     hint = "; run the same command again to continue" if summary["status"] == "stopped" else ""
     return escape(f"{summary['status']}: {summary.get('why')}{hint}")
 
