@@ -22,7 +22,7 @@ from rich.table import Table
 
 from dissimilarity.capture.site_names import site_name
 from dissimilarity.cli.result import Comparison
-from dissimilarity.cli.rows import latex_columns, matched_rows, notes_of
+from dissimilarity.cli.rows import latex_columns, matched_rows, notes_by_site, notes_of
 from dissimilarity.cli.sides import Side
 from dissimilarity.cli.verdict import ROUNDING, with_interval
 from dissimilarity.comparison.elementwise import Elementwise
@@ -178,7 +178,7 @@ class _Terminal(Console):
 
 
 def _show_table(result: Comparison) -> None:
-    terminal = _Terminal(highlight=False, emoji=False)
+    terminal = _Terminal(height=100, highlight=False, emoji=False)  # without a height, a dumb one has 80 columns
     terminal.print(result.verdict, markup=False)
     for passage in differing_text(result):
         words = f"on text like: {passage}" if result.probe.texts is not None else f"most in {passage}, counted from 0"
@@ -186,14 +186,17 @@ def _show_table(result: Comparison) -> None:
     terminal.print()
     for measures in _side_by_side(result, terminal):
         _print_whole(terminal, _layers(result, measures))
-    for note in notes_of(result):
+    for note in [*notes_of(result), *notes_by_site(result)]:
         terminal.print(f"note: {note}", style="dim", markup=False)
     if result.differences is not None and result.differences.sites:
         terminal.print()
         _print_whole(terminal, _numbers(result.differences))
         terminal.print(ROUNDING, style="dim", markup=False)
     coverage = SAMPLES if result.are_arrays else PROBE_TEXT
-    terminal.print(f"\nOn {_probe_in_words(result)}. {coverage}", style="dim", markup=False)
+    rows = [row for measure in result.measures for row in result.at_matched(measure)]
+    has_interval = any(math.isfinite(row["stderr"]) for row in rows)
+    words = f"On {_probe_in_words(result)}.{f' {coverage}' if has_interval else ''}"
+    terminal.print(f"\n{words}", style="dim", markup=False)
 
 
 def _width(table: Table) -> int:
@@ -228,14 +231,15 @@ def _layers(result: Comparison, measures: Sequence[Measure]) -> Table:
         (measure.label, row["site_a"], row["site_b"]): row for measure in measures for row in result.at_matched(measure)
     }
     has_p = any(math.isfinite(row["p"]) for row in rows.values())
+    pairs = sorted(dict.fromkeys((a, b) for _, a, b in rows), key=lambda pair: pair not in names)  # outputs come last
     table = Table(show_edge=False, pad_edge=False)
-    table.add_column(escape(kind))
+    table.add_column(escape(kind) if names.keys() & set(pairs) else "site")
     for measure in measures:
         table.add_column(measure.label, justify="right", no_wrap=True)
         table.add_column("null", justify="right", style="dim")
         if has_p:
             table.add_column("p", justify="right")
-    for pair in dict.fromkeys((a, b) for _, a, b in rows):
+    for pair in pairs:
         cells = []
         for measure in measures:
             row = rows.get((measure.label, *pair))

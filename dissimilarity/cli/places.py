@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from functools import cached_property
+from os.path import normpath
 from pathlib import Path
 
 from dissimilarity.cli.memory import Size, size_of
@@ -80,7 +81,7 @@ def find_place(argument: str) -> Place:
         if not path.exists():
             raise ValueError(f"{argument}: there is no file {path.absolute()}{_hint(argument)}")
         return Place(argument, path, path.name if path.is_dir() else path.stem, is_saved=True)
-    if argument.startswith("runs/") or argument.endswith(".ckpt"):
+    if argument.startswith("runs/") or argument.endswith(".ckpt") or _is_run(argument):
         return _run(argument)
     if not argument.startswith("hf:") and not path.exists():
         hint = _hint(argument)
@@ -103,13 +104,19 @@ def told_apart(places: Sequence[Place]) -> list[Place]:
     """
     if len({place.label for place in places}) == len(places):
         return list(places)
-    folders = [Path(place.argument.removeprefix("hf:")).parent.name for place in places]
+    folders = [Path(normpath(place.argument.removeprefix("hf:"))).parent.name for place in places]
     are_known = len({*folders, ""}) == len(places) + 1
     labels = [
         f"{folder}/{place.label}" if are_known else f"{place.label} ({letter})"
         for folder, place, letter in zip(folders, places, "AB", strict=True)
     ]
     return [replace(place, label=label) for place, label in zip(places, labels, strict=True)]
+
+
+def _is_run(argument: str) -> bool:
+    """Return whether the folder of a path, before the step that may follow it, is that of a run of the application."""
+    folder = Path(argument.partition("@")[0])
+    return (folder / "config.yaml").is_file() and (folder / "checkpoints").is_dir()
 
 
 def _run(argument: str) -> Place:

@@ -56,6 +56,15 @@ def notes_of(result: Comparison) -> list[str]:
     return [why, *notes]
 
 
+def notes_by_site(result: Comparison) -> list[str]:
+    """Return what holds for some rows of a measure alone, with their sites in the first model."""
+    sites: dict[str, list[str]] = {}
+    for row in matched_rows(result):
+        if row["note"]:
+            sites.setdefault(row["note"], []).append(row["site_a"])
+    return [f"{describe(names)}: {note}" for note, names in sites.items()]
+
+
 def latex_columns(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """Return the columns of a table for a paper."""
     return [*shown_columns(rows), *(name for name in NUMBERS if rows and name in rows[0])]

@@ -140,7 +140,7 @@ def _by_measure(rows: Sequence[dict[str, Any]], measure: Measure, subject: str, 
         )
     unrelated = [row for row in finite if _is_as_far_as_the_null(row, measure)] if len(finite) > 1 else []
     if unrelated:
-        words += f" At {_places(unrelated)}, {measure.label} cannot tell them from {null.what}."
+        words += f" At {_places(unrelated)}, {measure.label} cannot tell them from {null.what}{_because(unrelated)}."
     directions = dict.fromkeys(_one_direction(row, measure) for row in (near, far))
     return " ".join(filter(None, [words, *directions]))
 
@@ -153,9 +153,10 @@ def _overlap(one: dict[str, Any], other: dict[str, Any]) -> bool:
 
 def _places(rows: Sequence[dict[str, Any]]) -> str:
     """Return the pairs of sites of rows, of many the first ones and how many more there are."""
-    others = len(rows) - NAMED
-    more = f" and {others} other {'pair' if others == 1 else 'pairs'} of layers" if others > 0 else ""
-    return ", ".join(map(sites_in_words, rows[:NAMED])) + more
+    names, others = [*map(sites_in_words, rows[:NAMED])], len(rows) - NAMED
+    if others > 0:
+        names.append(f"{others} other {'pair' if others == 1 else 'pairs'} of layers")
+    return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
 
 
 def _of_one(row: dict[str, Any], measure: Measure, subject: str, null: Null) -> str:
@@ -169,11 +170,12 @@ def _of_one(row: dict[str, Any], measure: Measure, subject: str, null: Null) -> 
         return f"{subject} have no interval {where}, so whether they differ is unknown: {found}"
     is_alike, is_unrelated = abs(row["value"] - measure.identical) <= half, _is_as_far_as_the_null(row, measure)
     if is_alike and is_unrelated:
-        return f"{subject} may be identical or as different as {null.what}, within noise, {where}: {found}"
+        words = f"{subject} may be identical or as different as {null.what}, within noise, {where}: {found}"
+        return words + _because([row])
     if is_alike:
         return f"{subject} are alike to within noise {where}: {found}"
     if is_unrelated:
-        return f"{subject} are as different as {null.what}, within noise, {where}: {found}"
+        return f"{subject} are as different as {null.what}, within noise, {where}: {found}{_because([row])}"
     return f"{subject} differ by more than noise {where}: {found}"
 
 
@@ -202,6 +204,12 @@ def _is_as_far_as_the_null(row: dict[str, Any], measure: Measure) -> bool:
         return bool(row["calibrated"] <= half_width(row["calibrated_stderr"], row["n_units"]))
     beyond = (row["null"] - row["value"]) * math.copysign(1, measure.identical - row["null"])
     return bool(-beyond <= half_width(row["stderr"], row["n_units"]))  # False where either is missing
+
+
+def _because(rows: Sequence[dict[str, Any]]) -> str:
+    """Return that nulls have noise, too, if an interval alone does not hold its null; empty if all of them do."""
+    gaps = (abs(row["value"] - row["null"]) - half_width(row["stderr"], row["n_units"]) for row in rows)
+    return ", because the null is uncertain too" if any(gap > 0 for gap in gaps) else ""
 
 
 def sites_in_words(row: dict[str, Any]) -> str:

@@ -95,7 +95,7 @@ def broken_up(measure: Measure, share: float) -> str:
     """Return the note for a null that takes a share of the samples out of their sequences."""
     return (
         f"{measure.label} has no calibrated value: sequences have so few positions in common that the null takes "
-        f"{share:.0%} of samples out of theirs, and unrelated models would look related; pass more sequences, or "
+        f"{share:.0%} of samples out of theirs, and unrelated models would look related: pass more sequences, or "
         "sequences of equal length, or take p with nulls=20"
     )
 
@@ -104,20 +104,20 @@ def agreeing(measure: MomentMeasure, forced: int, directions: int, n: int) -> st
     """Return the note for a value that is that of identical models in some directions whatever the data."""
     return (
         f"{measure.label} says {'nothing' if forced == directions else 'little'} about the models: in any {n} samples, "
-        f"{forced} of {directions} directions agree; pass more samples"
+        f"{forced} of {directions} directions agree, so pass more samples"
     )
 
 
 def without_null(measure: Measure, most: int, n: int) -> str:
     """Return the note for a null that cannot be, because one sequence has most of the samples."""
-    return f"{measure.label} has no null: {most} of its {n} samples are from one sequence; split it, or pass more"
+    return f"{measure.label} has no null: {most} of its {n} samples are from one sequence: split it, or pass more"
 
 
 def without_p(measure: Measure) -> str:
     """Return the note for a missing p value, where no sequences can exchange places."""
     return (
         f"{measure.label} has no p value: too few sequences of similar length share positions at which they could "
-        "exchange places; pass more"
+        "exchange places: pass more"
     )
 
 
@@ -127,5 +127,5 @@ def overfitted(measure: MomentMeasure, n: int, width: int) -> str:
         return ""
     return (
         f"{measure.label} is biased toward similar: {n} samples are fewer than {SAMPLES_PER_DIMENSION} for each of "
-        f"{width} dimensions; pass more samples, or compare cross-fitted values"
+        f"{width} dimensions, so pass more samples, or compare cross-fitted values"
     )

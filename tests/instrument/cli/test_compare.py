@@ -345,6 +345,7 @@ VERDICTS = {
         ("old/x.npy", "new/x.npy", ("old/x", "new/x")),
         ("a/run/x.npy", "b/run/x.npy", ("x (A)", "x (B)")),
         ("x.npy", "new/x.npy", ("x (A)", "x (B)")),
+        ("old/../x.npy", "../new/x.npy", ("x (A)", "x (B)")),
     ],
 )
 def test_equal_names_are_told_apart(first: str, second: str, labels: tuple[str, str]) -> None:
@@ -363,7 +364,15 @@ def test_a_layer_without_a_calibrated_error_may_be_as_far_as_the_null() -> None:
     rows = [row_of("near", 0.9), row_of("far", 0.12), row_of("wide", -0.02, 0.25) | {"calibrated_stderr": math.nan}]
     rows[1] |= {"calibrated": 0.02}
     words = verdict(rows, CKA(), None, "a", "b")
-    assert "At far, wide, cka cannot tell them from models that read different text." in words
+    assert "At far and wide, cka cannot tell them from models that read different text." in words
+
+
+def test_a_verdict_by_the_calibrated_value_says_why_the_interval_is_not_enough() -> None:
+    """The interval of 0.3 does not hold the null, 0.1, and that of the calibrated value, which counts its error, 0."""
+    rows = [row_of("near", 0.9), row_of("far", 0.3) | {"calibrated": 0.2, "calibrated_stderr": 0.1}]
+    end = "cka cannot tell them from models that read different text, because the null is uncertain too."
+    assert f"At far, {end}" in verdict(rows, CKA(), None, "a", "b")
+    assert "(1 is identical, different text scores 0.100), because the null" in verdict(rows[1:], CKA(), None, "a", "b")
 
 
 def row_of(site: str, value: float, stderr: float = 0.01) -> dict[str, Any]:

@@ -97,7 +97,8 @@ def test_a_value_that_is_forced_in_part_says_in_how_many_directions() -> None:
     x, y = noise(12, 6)
     (row,) = compare({"x": x}, {"y": y}, measures=[CCA()]).to_pylist()
     assert (
-        row["note"] == "cca says little about the models: in any 12 samples, 1 of 6 directions agree; pass more samples"
+        row["note"]
+        == "cca says little about the models: in any 12 samples, 1 of 6 directions agree, so pass more samples"
     )
     assert torch.linalg.svdvals(torch.linalg.qr(x - x.mean(0)).Q.T @ torch.linalg.qr(y - y.mean(0)).Q)[:2].tolist() == [
         pytest.approx(1, abs=1e-9),
@@ -126,7 +127,7 @@ def test_a_sequence_with_most_of_the_samples_leaves_no_null_and_a_note() -> None
     for row in rows:
         label = row["measure"]
         assert math.isfinite(row["value"]) and math.isfinite(row["stderr"]) and math.isnan(row["null"])
-        assert row["note"] == f"{label} has no null: 20 of its 30 samples are from one sequence; split it, or pass more"
+        assert row["note"] == f"{label} has no null: 20 of its 30 samples are from one sequence: split it, or pass more"
 
 
 def test_the_interval_of_a_calibrated_value_has_the_degrees_of_freedom_of_its_groups() -> None:
