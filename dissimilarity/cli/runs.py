@@ -13,7 +13,7 @@ from rich.markup import escape
 
 from dissimilarity.cli.fitted_table import LETTERS, UNLIMITED, FittedTable
 from dissimilarity.inference.jackknife import plus_minus
-from dissimilarity.report.about import last_step, status_of
+from dissimilarity.report.about import last_step, loss_of, status_of
 from dissimilarity.report.folders import Folder, found_in, read_folder
 from dissimilarity.tables.final import blocks, final_values
 
@@ -74,7 +74,7 @@ def list_of(folders: Sequence[Folder]) -> FittedTable:
             escape(folder.name),
             escape(status_of(folder)),
             f"{last_step(folder) or 0:,}",
-            _number(summary.get("val_loss", _last(folder, "val/loss")), 3),
+            _number(loss_of(folder), 3),
             *values,
             _number(_minutes(summary), 1),
         )
@@ -105,18 +105,14 @@ def _finals(folder: Folder) -> list[dict[str, Any]]:
     return [row for row in finals if row["measure"] == finals[0]["measure"]]
 
 
-def _last(folder: Folder, name: str) -> float | None:
-    values = folder.losses.get(name, ([], []))[1]
-    return values[-1] if values else None
-
-
 def _minutes(summary: Mapping[str, Any]) -> float | None:
     seconds = summary.get("seconds")
     return seconds / 60 if isinstance(seconds, (int, float)) else None
 
 
 def _value(row: Mapping[str, Any]) -> str:
-    return _number(row["value"], 3) + plus_minus(row["stderr"], row["n_units"])
+    value = _number(row["value"], 3)
+    return value and value + plus_minus(row["stderr"], row["n_units"])
 
 
 def _number(value: Any, digits: int) -> str:

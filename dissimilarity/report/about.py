@@ -1,6 +1,7 @@
 """What a folder is, in words and numbers."""
 
 from collections.abc import Mapping, Sequence
+from math import isfinite
 from os.path import relpath
 from pathlib import Path
 from typing import Any
@@ -55,7 +56,9 @@ def facts_of(folder: Folder) -> dict[str, str]:
         entries["model"] = f"{model.get('family')}, width {folder.config['width']}, depth {folder.config.get('depth')}"
     if is_number(parameters := provenance.get("parameters")):
         entries["parameters"] = f"{parameters:,}"
-    entries |= {name: form.format(summary[key]) for key, name, form in FACTS if is_number(summary.get(key))}
+    numbers = {**summary, "val_loss": loss_of(folder)}
+    known = {key: value for key, value in numbers.items() if is_number(value) and isfinite(value)}
+    entries |= {name: form.format(known[key]) for key, name, form in FACTS if key in known}
     for key, name in (("verdict", "verdict"), ("measured_on", "measured on")):
         if isinstance(text := summary.get(key), str):
             entries[name] = text
@@ -106,9 +109,15 @@ def row_of(folder: Folder, place: Path, references: Sequence[str], measure: str 
     rows = [] if folder.curves is None else final_values(folder.curves)
     final = {row["reference"]: row["curve"][-1] for row in rows if row["measure"] == measure}
     state = status_of(folder) if folder.kind == "run" else state_of(folder)
-    numbers = [folder.summary.get("val_loss"), folder.provenance.get("parameters"), folder.summary.get("seconds")]
+    numbers = [loss_of(folder), folder.provenance.get("parameters"), folder.summary.get("seconds")]
     known = [value if is_number(value) else None for value in numbers]
     return [(folder.name, link), str(state), last_step(folder), *known, *map(final.get, references)]
+
+
+def loss_of(folder: Folder) -> Any:
+    """Return the validation loss of a run: that of its summary, or without one the newest; None if there is none."""
+    values = folder.losses.get("val/loss", ([], []))[1]
+    return folder.summary.get("val_loss", values[-1] if values else None)
 
 
 def last_step(folder: Folder) -> int | None:

@@ -14,7 +14,8 @@ function make(tag, text = "", properties = {}) {
 }
 
 const number = (x) => x.toLocaleString("en");
-const digits = (x) => (x === null || x === undefined ? "–" : Number.isInteger(x) ? number(x) : Number(x.toPrecision(4)).toString());
+const isCount = (x) => Number.isInteger(x) && Math.abs(x) < 1e15; // every larger number is whole
+const digits = (x) => (x === null || x === undefined ? "–" : isCount(x) ? number(x + 0) : Number(x.toPrecision(4)).toString());
 const last = (list) => list[list.length - 1];
 const sum = (a, b) => (a === null || b === null || a === undefined || b === undefined ? null : a + b);
 

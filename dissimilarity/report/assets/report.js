@@ -25,7 +25,8 @@ const choice = (id) => ($(id) && $(id).value !== "" ? Number($(id).value) : null
 const chosen = (id, items) => (choice(id) === null ? items.map((_, index) => index) : [choice(id)]);
 const isLog = () => !$("steps") || $("steps").value === "log";
 const shown = new Set(page.runs.map((_, index) => index)); // runs that the search leaves
-let pair = null; // reference, a, b: the cell whose curve is drawn
+let pair = null; // reference, measure, a, b: the cell whose curve is drawn
+let drawn = []; // the series of the curves, in the order of their colors
 
 // ---- curves
 
@@ -148,6 +149,7 @@ function drawCurves() {
   }
   if (!panels.length) grid.append(make("p", "No curves of this choice.", { className: "empty" }));
   legend(series);
+  drawn = series;
   idle(drawRest);
 }
 
@@ -216,7 +218,7 @@ function drawMaps() {
     figure.update();
   }
   showTick();
-  fillPairs(panels);
+  keepPair(panels);
 }
 
 function showTick() {
@@ -245,19 +247,11 @@ function play() {
   $("play").textContent = tick.timer === null ? "play" : "pause";
 }
 
-// The selects below the maps choose a cell by keyboard.
-function fillPairs(panels) {
-  const { maps } = panels[0];
-  for (const [id, sites] of [["row", maps.a], ["column", maps.b]]) {
-    $(id).replaceChildren(...sites.map((site) => new Option(site, site)));
-    const site = pair && (id === "row" ? pair.a : pair.b);
-    $(id).value = sites.includes(site) ? site : last(sites);
-    $(id).onchange = () => choosePair({ ...panels[0], a: $("row").value, b: $("column").value });
-  }
-  if (!pair || !panels.some(({ reference, measure }) => reference === pair.reference && measure === pair.measure)) {
-    pair = { ...panels[0], a: $("row").value, b: $("column").value };
-  }
-  choosePair(pair);
+// Choose the pair that was chosen before, or the last one of the first map.
+function keepPair(panels) {
+  const isShown = panels.some(({ reference, measure }) => pair?.reference === reference && pair.measure === measure);
+  const [{ maps }] = panels;
+  choosePair(isShown ? pair : { ...panels[0], a: last(maps.a), b: last(maps.b) });
 }
 
 function choosePair({ reference, measure, a, b }) {
@@ -265,12 +259,16 @@ function choosePair({ reference, measure, a, b }) {
   pair = { reference, measure, a, b };
   for (const figure of $("maps").querySelectorAll("figure.plot")) figure.update?.();
   const maps = mapsOf(reference, measure), place = maps.a.indexOf(a) * maps.b.length + maps.b.indexOf(b);
-  const name = a === b ? a : `${a} ~ ${b}`;
+  for (const [id, sites, site] of [["row", maps.a, a], ["column", maps.b, b]]) { // by which the keyboard chooses a cell
+    $(id).replaceChildren(...sites.map((one) => new Option(one, one, false, one === site)));
+    $(id).onchange = () => choosePair({ ...pair, a: $("row").value, b: $("column").value });
+  }
+  const name = a === b ? a : `${a} ~ ${b}`, label = page.labels[a];
   const rows = maps.steps.map((step, i) => {
     const [d, h, n, c] = ["d", "h", "n", "c"].map((column) => maps[column][i][place]);
-    return { series: page.labels[a], step, b, d, low: sum(d, h === null ? null : -h), high: sum(d, h), n, c, kind: "curve", id: name };
+    return { series: label, step, b, d, low: sum(d, h === null ? null : -h), high: sum(d, h), n, c, kind: "curve", id: name };
   });
-  const options = { series: [page.labels[a]], steps: maps.steps, measure };
+  const options = { series: drawn.includes(label) ? drawn : [label], steps: maps.steps, measure };
   clear($("pair"));
   draw($("pair"), `${titleOf(measure, reference)}: ${name}`, "lines", rows, { top: topOf(rows) },
     { ...options, spec: () => compiled("lines", options) }, sentence(rows));
