@@ -1,6 +1,7 @@
 """`dissimilarity list` and `watch`: what the files of runs say, finished or not."""
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,9 @@ from rich.console import Console
 
 from dissimilarity.cli import runs
 from dissimilarity.cli.command import main
+from dissimilarity.report.about import facts_of, row_of
 from dissimilarity.report.folders import read_folder
+from dissimilarity.tables.journal import Journal
 from tests.helpers.report_folders import curve_rows, write_run
 
 
@@ -124,3 +127,19 @@ def test_what_is_no_run_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[st
         assert words in capsys.readouterr().err
         assert main([command, str(tmp_path / "gone")]) == 2
         assert f"gone does not exist; {advice}" in capsys.readouterr().err
+
+
+def test_a_value_that_is_missing_has_no_interval(tmp_path: Path) -> None:
+    rows = [row | {"value": math.nan, "dissimilarity": math.nan} if row["step"] == 8 else row for row in curve_rows()]
+    (line,) = shown(runs.list_of([read_folder(write_run(tmp_path / "a", rows))]))[1:2]
+    assert line.split() == ["a", "finished", "8", "4.500", "0.1"]
+
+
+def test_an_unfinished_run_has_its_newest_loss_everywhere(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "a")
+    (folder / "summary.json").unlink()
+    Journal(folder / "metrics.jsonl").append([{"step": 4, "val/loss": 4.25}, {"step": 8, "val/loss": 4.125}])
+    read = read_folder(folder)
+    assert "4.125" in shown(runs.list_of([read]))[1]
+    assert facts_of(read)["loss"].startswith("4.1250 nats per token")
+    assert row_of(read, tmp_path, ["init"], "cka")[3] == 4.125
