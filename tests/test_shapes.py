@@ -1,5 +1,7 @@
 """The checks of shapes that all tests run under catch a wrong shape, however often a function was called before."""
 
+from typing import Any, Literal
+
 import pytest
 import torch
 from beartype.roar import BeartypeCallHintParamViolation
@@ -14,6 +16,10 @@ N, D = torch.zeros(3, 2), torch.zeros(4, 2)
 
 def gram(x: Float[Tensor, "n d"], y: Float[Tensor, "n e"], keep: list[int]) -> Float[Tensor, "d e"]:
     return (x.T @ y)[[row for row in keep if row < 7]]
+
+
+def widest(sites: dict[str, Float[Tensor, "n d"]], place: Literal["first", "last"]) -> list[Float[Tensor, " d"]]:
+    return [site[0] for site in sites.values()] if place == "first" else list(sites.values())
 
 
 def length(values: list[int], word: str = "") -> int:
@@ -38,6 +44,34 @@ def test_a_new_shape_of_the_result_is_checked_at_a_later_call() -> None:
     for _ in range(2):
         with pytest.raises(TypeCheckError, match="return value"):
             function(N, N, [0, 7])
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"sites": {"a": torch.zeros(3)}},
+        {"sites": {"a": torch.zeros(3, 2, dtype=torch.int64)}},
+        {"sites": {0: N}},
+        {"sites": [N]},
+        {"place": "middle"},
+        {"place": "last"},
+    ],
+)
+def test_what_is_in_dicts_and_lists_and_values_of_literals_are_checked_at_a_later_call(wrong: dict[str, Any]) -> None:
+    function = checked(widest)
+    right: dict[str, Any] = {"sites": {"a": N, "b": D}, "place": "first"}
+    for _ in range(2):
+        assert len(function(**right)) == 2
+    for _ in range(2):
+        with pytest.raises(TypeCheckError):
+            function(**{**right, **wrong})
+
+
+def test_an_argument_by_name_is_not_taken_for_one_by_position() -> None:
+    function = checked(gram)
+    function(N, N, [0, 1])
+    with pytest.raises(TypeError, match="multiple values"):
+        function(N, N, x=N)
 
 
 def test_types_are_checked_where_there_are_no_shapes(request: pytest.FixtureRequest) -> None:
