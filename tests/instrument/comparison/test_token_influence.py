@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -37,13 +38,18 @@ Formula = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 """Weights, both sides and the sequence of each sample -> the value."""
 
 
+@cache
+def quadruples(sequences: int) -> Tensor:
+    return torch.tensor(list(itertools.permutations(range(sequences), 4))).T
+
+
 def hsic(k: Tensor, l: Tensor, weight: Tensor, sequence: Tensor) -> Tensor:  # noqa: E741
     """Sum over quadruples of different sequences, each sample with its weight."""
     member = torch.nn.functional.one_hot(sequence).double() * weight[:, None]
     n, both = member.sum(0), member.T @ (k * l) @ member
     sums_k, sums_l = (member.T @ kernel @ member for kernel in (k, l))
     chain = torch.einsum("it,is,iq->tsq", k @ member, member, l @ member)
-    i, j, q, r = torch.tensor(list(itertools.permutations(range(len(n)), 4))).T
+    i, j, q, r = quadruples(len(n))
     total = both[i, j] * n[q] * n[r] + sums_k[i, j] * sums_l[q, r] - 2 * chain[j, i, q] * n[r]
     return total.sum() / (n[i] * n[j] * n[q] * n[r]).sum()
 
