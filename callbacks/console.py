@@ -61,10 +61,11 @@ class Console(pl.Callback):
         self._in_batches = 0.0
         self._passed.clear()
         if self.bar if self.bar is not None else self._terminal.is_terminal:
+            digits = len(f"{trainer.max_steps:,}")
             self._progress = Progress(
                 TextColumn("[bold]{task.description}"),
                 BarColumn(bar_width=None, complete_style="cyan", finished_style="green"),
-                TextColumn("[progress.download]{task.completed:,}/{task.total:,}"),
+                TextColumn(f"[progress.download]{{task.completed:>{digits},}}/{{task.total:,}}"),
                 TextColumn("{task.fields[numbers]}"),
                 console=self._terminal,
                 refresh_per_second=4,

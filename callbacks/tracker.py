@@ -64,7 +64,7 @@ class RunTracker(DissimilarityTracker):
         return numbers | {"alerts": self._alerts()}
 
     def _alerts(self) -> list[str]:
-        with suppress(ValueError):  # the journal is damaged, and the next start says so
+        with suppress(ValueError, TypeError):  # the journal is damaged, and the next start says so
             return [f"step {row['step']:,}: {row['text']}" for row in Journal(self.folder / ALERTS).read()]
         return []
 

@@ -66,7 +66,7 @@ class FittedTable(Table):
             column.no_wrap = True
         table.title = None
         letters = max(LEAST, int(SHARE * options.max_width))
-        if not table._fits(console, options):
+        if is_too_wide := not table._fits(console, options):
             table._shorten_names()
             table._break_names(letters)
         dropped = []
@@ -79,7 +79,8 @@ class FittedTable(Table):
             dropped.append(header)
         if not table._fits(console, options):
             table._shorten_names(WITHIN)
-        table._break_names(letters + max(0, options.max_width - table._whole_width(console, options)))
+        if is_too_wide:
+            table._break_names(letters + max(0, options.max_width - table._whole_width(console, options)))
         if self._captioned and {*self._captioned} <= {*dropped}:
             table.caption = None
         if self.title:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from functools import cached_property
-from os.path import normpath
+from os.path import abspath
 from pathlib import Path
 
 from dissimilarity.cli.memory import Size, size_of
@@ -104,7 +104,7 @@ def told_apart(places: Sequence[Place]) -> list[Place]:
     """
     if len({place.label for place in places}) == len(places):
         return list(places)
-    folders = [Path(normpath(place.argument.removeprefix("hf:"))).parent.name for place in places]
+    folders = [Path(abspath(place.argument.removeprefix("hf:"))).parent.name for place in places]
     are_known = len({*folders, ""}) == len(places) + 1
     labels = [
         f"{folder}/{place.label}" if are_known else f"{place.label} ({letter})"
@@ -116,7 +116,8 @@ def told_apart(places: Sequence[Place]) -> list[Place]:
 def _is_run(argument: str) -> bool:
     """Return whether the folder of a path, before the step that may follow it, is that of a run of the application."""
     folder = Path(argument.partition("@")[0])
-    return (folder / "config.yaml").is_file() and (folder / "checkpoints").is_dir()
+    is_run = (folder / "config.yaml").is_file() and (folder / "checkpoints").is_dir()
+    return is_run and not (folder / "config.json").exists()
 
 
 def _run(argument: str) -> Place:

@@ -80,9 +80,13 @@ def probe_of(sides: Sequence[Side], options: argparse.Namespace) -> Probe:
     name, words, digest = read_text(options.text, sequences, length)
     notes = {"text": name, "sha256": digest}
     context = min((most for side in models if (most := context_of(side.model)) is not None), default=length)
-    probe = _of_text(models, words, notes, sequences, min(length, context))
+    asked = min(length, context)
+    probe = _of_text(models, words, notes, sequences, asked)
     if options.length is not None and (most := probe.notes["length"]) < options.length:
-        longer = "" if most == context else ", and pieces of text take more in one of them than in the other"
+        longer = ""
+        if most < asked:
+            a, b = (side.label for side in models)
+            longer = f", and some pieces with {asked} tokens of {a} have more of {b}"
         raise ValueError(f"--length {length}: the models read at most {context} tokens{longer}; type --length {most}")
     return probe
 

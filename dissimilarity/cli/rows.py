@@ -1,6 +1,7 @@
-"""The matched layers of a comparison as plain rows, and the notes that hold for all of them."""
+"""The matched layers of a comparison as plain rows, and the notes beside them."""
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -23,11 +24,11 @@ def matched_rows(result: Comparison) -> Rows:
     rows = []
     for measure in result.measures:
         own = result.at_matched(measure)
-        shared = _shared([row["note"] for row in own])
+        shared = _shared(own)
         for row in own:
             difference = errors.get((row["site_a"], row["site_b"]))
             numbers = {key: getattr(difference, key, math.nan) for key in NUMBERS} if errors else {}
-            note = joined(*(part for part in row["note"].split(BETWEEN) if part not in shared))
+            note = joined(*(part for part in _parts(row) if part not in shared))
             rows.append({**{name: with_ends(row)[name] for name in COLUMNS}, "note": note, **numbers})
     return rows
 
@@ -39,7 +40,7 @@ def notes_of(result: Comparison) -> list[str]:
     """
     measures: dict[str, list[str]] = {}
     for measure in result.measures:
-        if note := joined(*_shared([row["note"] for row in result.at_matched(measure)])):
+        if note := joined(*_shared(result.at_matched(measure))):
             measures.setdefault(note, []).append(measure.label)
     notes = [
         note if note.startswith(labels[0]) else f"{', '.join(labels)}: {note}" for note, labels in measures.items()
@@ -57,12 +58,12 @@ def notes_of(result: Comparison) -> list[str]:
 
 
 def notes_by_site(result: Comparison) -> list[str]:
-    """Return what holds for some rows of a measure alone, with their sites in the first model."""
-    sites: dict[str, list[str]] = {}
+    """Return what holds for only some rows, with their sites unless it names these itself."""
+    sites: dict[str, dict[str, None]] = {}
     for row in matched_rows(result):
         if row["note"]:
-            sites.setdefault(row["note"], []).append(row["site_a"])
-    return [f"{describe(names)}: {note}" for note, names in sites.items()]
+            sites.setdefault(row["note"], {})[site_name(row["site_a"], row["site_b"])] = None
+    return [note if all(map(note.count, names)) else f"{describe(names)}: {note}" for note, names in sites.items()]
 
 
 def latex_columns(rows: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -70,7 +71,12 @@ def latex_columns(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     return [*shown_columns(rows), *(name for name in NUMBERS if rows and name in rows[0])]
 
 
-def _shared(notes: Sequence[str]) -> list[str]:
-    """Return the parts that are in every note, in order."""
-    first, *others = [note.split(BETWEEN) for note in notes] or [[]]
+def _parts(row: Mapping[str, Any]) -> list[str]:
+    """Return the notes of a row; each but the first begins with the label of its measure."""
+    return re.split(f"{BETWEEN}(?={re.escape(row['measure'])} )", row["note"])
+
+
+def _shared(rows: Rows) -> list[str]:
+    """Return the notes that every row of a measure has, in order."""
+    first, *others = [_parts(row) for row in rows] or [[]]
     return [part for part in first if part and all(part in other for other in others)]

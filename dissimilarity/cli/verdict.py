@@ -140,7 +140,8 @@ def _by_measure(rows: Sequence[dict[str, Any]], measure: Measure, subject: str, 
         )
     unrelated = [row for row in finite if _is_as_far_as_the_null(row, measure)] if len(finite) > 1 else []
     if unrelated:
-        words += f" At {_places(unrelated)}, {measure.label} cannot tell them from {null.what}{_because(unrelated)}."
+        unlike = f"cannot tell them from {null.what}{_because(unrelated, measure)}"
+        words += f" At {_places(unrelated)}, {measure.label} {unlike}."
     directions = dict.fromkeys(_one_direction(row, measure) for row in (near, far))
     return " ".join(filter(None, [words, *directions]))
 
@@ -171,11 +172,11 @@ def _of_one(row: dict[str, Any], measure: Measure, subject: str, null: Null) -> 
     is_alike, is_unrelated = abs(row["value"] - measure.identical) <= half, _is_as_far_as_the_null(row, measure)
     if is_alike and is_unrelated:
         words = f"{subject} may be identical or as different as {null.what}, within noise, {where}: {found}"
-        return words + _because([row])
+        return words + _because([row], measure)
     if is_alike:
         return f"{subject} are alike to within noise {where}: {found}"
     if is_unrelated:
-        return f"{subject} are as different as {null.what}, within noise, {where}: {found}{_because([row])}"
+        return f"{subject} are as different as {null.what}, within noise, {where}: {found}{_because([row], measure)}"
     return f"{subject} differ by more than noise {where}: {found}"
 
 
@@ -202,14 +203,18 @@ def _is_as_far_as_the_null(row: dict[str, Any], measure: Measure) -> bool:
     """
     if math.isfinite(row["calibrated_stderr"]):
         return bool(row["calibrated"] <= half_width(row["calibrated_stderr"], row["n_units"]))
-    beyond = (row["null"] - row["value"]) * math.copysign(1, measure.identical - row["null"])
-    return bool(-beyond <= half_width(row["stderr"], row["n_units"]))  # False where either is missing
+    return bool(-_beyond(row, measure) <= half_width(row["stderr"], row["n_units"]))  # False where either is missing
 
 
-def _because(rows: Sequence[dict[str, Any]]) -> str:
-    """Return that nulls have noise, too, if an interval alone does not hold its null; empty if all of them do."""
-    gaps = (abs(row["value"] - row["null"]) - half_width(row["stderr"], row["n_units"]) for row in rows)
-    return ", because the null is uncertain too" if any(gap > 0 for gap in gaps) else ""
+def _beyond(row: dict[str, Any], measure: Measure) -> float:
+    """Return how far a value lies on the other side of the null than that of identical models."""
+    return (row["null"] - row["value"]) * math.copysign(1, measure.identical - row["null"])
+
+
+def _because(rows: Sequence[dict[str, Any]], measure: Measure) -> str:
+    """Return that nulls have noise, too, if an interval ends before its null; empty if none does."""
+    short = (-_beyond(row, measure) > half_width(row["stderr"], row["n_units"]) for row in rows)
+    return ", and the null is uncertain too" if any(short) else ""
 
 
 def sites_in_words(row: dict[str, Any]) -> str:

@@ -135,10 +135,10 @@ def draw_map(panel: Axes, values: Floats, colors: Palette, hatched: NDArray[np.b
 
 def inches_of(panel: Axes) -> Floats:
     """Return the width and height of a panel in inches, less what a layout engine is going to take for its labels."""
-    figure = panel.get_figure(root=True)
-    assert figure is not None
+    figure, part = panel.get_figure(root=True), panel.get_figure(root=False)
+    assert figure is not None and part is not None
     is_laid_out = figure.get_layout_engine() is not None
-    size = np.array(panel.get_position(original=is_laid_out).size) * figure.get_size_inches()
+    size = np.array(panel.get_position(original=is_laid_out).size) * part.bbox.size / figure.dpi
     return np.maximum(size - LAID_OUT, size / 2) if is_laid_out else size
 
 

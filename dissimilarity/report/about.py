@@ -63,7 +63,7 @@ def facts_of(folder: Folder) -> dict[str, str]:
         if isinstance(text := summary.get(key), str):
             entries[name] = text
     if isinstance(remarks := summary.get("notes"), list) and remarks:
-        entries["notes"] = ". ".join(map(str, remarks))
+        entries["notes"] = "; ".join(map(str, remarks))
     if isinstance(created := provenance.get("created"), str):
         entries["begun" if folder.kind == "run" else "written"] = created
     return entries

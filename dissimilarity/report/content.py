@@ -165,7 +165,8 @@ def pairs_of(folder: Folder) -> pa.Table | None:
 
 def _pair_name(row: Mapping[str, Any], usual: Mapping[str, Any]) -> str:
     other = [row["control"]] if row.get("control") != usual["control"] else []
-    other += [f"step {row['step']:,}"] if (row.get("step") or 0) != usual["step"] else []
+    step = row.get("step") or 0
+    other += [f"step {step:,}"] if step != usual["step"] else []
     name = f"{row['model_a']} and {row['model_b']}"
     return f"{name} ({', '.join(other)})" if other else name
 

@@ -111,7 +111,7 @@ def two_digits(value: int | float) -> str:
         ['0', '4.7e-08', '0.012', '1.0', '1.0', '48', '1234', '1.2e+04', '-']
     """
     if not math.isfinite(value):
-        return "-"
+        return "-" if math.isnan(value) else str(value)
     rounded = f"{value:.1e}"
     if value == 0:
         return "0"

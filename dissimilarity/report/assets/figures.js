@@ -81,7 +81,7 @@ function fill(details, rows) {
 }
 
 // Return the Vega specification of a figure for the choices of the reader.
-function compiled(name, { series = [], dark = isDark(), steps = [], height = null, legend = false, many = false, measure = null, exported = false, title = "" }) {
+function compiled(name, { series = [], dark = isDark(), steps = [], height = null, legend = false, many = false, measure = null, exported = false, title = "", named = series }) {
   const ticks = [0];
   for (let tick = 1; tick <= Math.max(1, ...steps); tick *= 10) ticks.push(tick);
   const spec = JSON.parse(JSON.stringify(page.specs[name]), (key, value) => {
@@ -90,7 +90,7 @@ function compiled(name, { series = [], dark = isDark(), steps = [], height = nul
     if (key === "title" && value === "dissimilarity" && measure !== null) return page.titles[measure];
     if (value && key === "color" && value.field === "series") {
       const shown = { orient: "top", columns: 4, title: null, symbolType: "stroke", symbolOpacity: 1, symbolStrokeWidth: 2, labelLimit: 200 };
-      return { ...value, scale: { domain: series, range: colors(series, dark) }, legend: legend || exported ? shown : null };
+      return { ...value, scale: { domain: series, range: colors(series, dark) }, legend: legend || exported ? { ...shown, values: named } : null };
     }
     return value;
   });

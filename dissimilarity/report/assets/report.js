@@ -268,7 +268,7 @@ function choosePair({ reference, measure, a, b }) {
     const [d, h, n, c] = ["d", "h", "n", "c"].map((column) => maps[column][i][place]);
     return { series: label, step, b, d, low: sum(d, h === null ? null : -h), high: sum(d, h), n, c, kind: "curve", id: name };
   });
-  const options = { series: drawn.includes(label) ? drawn : [label], steps: maps.steps, measure };
+  const options = { series: drawn.includes(label) ? drawn : [label], named: [label], steps: maps.steps, measure };
   clear($("pair"));
   draw($("pair"), `${titleOf(measure, reference)}: ${name}`, "lines", rows, { top: topOf(rows) },
     { ...options, spec: () => compiled("lines", options) }, sentence(rows));

@@ -122,7 +122,7 @@ def test_a_length_that_a_message_gives_works(capsys: Any, folders: dict[str, Pat
     arguments = (folders["vocabulary"], folders["model"], "--text", folders["text"], "--measures", "cka")
     for asked in ("64", "200"):
         code, _, err = compare(capsys, *arguments, "--sequences", "16", "--length", asked)
-        assert code == 2 and f"--length {asked}: the models read at most 64 tokens, and pieces of text take more" in err
+        assert code == 2 and f"--length {asked}: the models read at most 64 tokens, and some pieces with 64" in err
     shorter = int(err.rpartition("--length ")[2])
     code, out, _ = compare(capsys, *arguments, "--sequences", "16", "--length", str(shorter))
     assert code == 0 and f"On 16 sequences of {shorter} tokens" in out
@@ -142,6 +142,17 @@ def test_sites_of_other_widths_are_compared_but_not_subtracted(
     assert "are identical" not in result["verdict"] and "last bit" not in result["verdict"]
     why = "blocks.{0-2}.mlp.post: widths differ, so these are not compared element by element"
     assert result["notes"] == [why]
+
+
+def test_a_note_of_one_layer_stands_once_with_its_layer(capsys: Any, folders: dict[str, Path], tmp_path: Path) -> None:
+    def broken(name: str, weight: torch.Tensor) -> torch.Tensor:
+        return weight * math.nan if name == "model.layers.2.mlp.down_proj.weight" else weight
+
+    nan = changed(folders["model"], tmp_path / "nan", broken)
+    arguments = (folders["model"], nan, "--text", folders["text"], *FEW, "--measures", "cka,procrustes")
+    code, out, _ = compare(capsys, *arguments)
+    notes = " ".join(out.split()).count(f"values at {BLOCK.format(2)} are NaN or infinite")
+    assert code == 0 and notes == 1 and "{2-2}" not in out
 
 
 def test_no_name_and_no_number_is_cut(
@@ -344,11 +355,16 @@ VERDICTS = {
         ("old/x.npy", "new/y.npy", ("x", "y")),
         ("old/x.npy", "new/x.npy", ("old/x", "new/x")),
         ("a/run/x.npy", "b/run/x.npy", ("x (A)", "x (B)")),
-        ("x.npy", "new/x.npy", ("x (A)", "x (B)")),
-        ("old/../x.npy", "../new/x.npy", ("x (A)", "x (B)")),
+        ("x.npy", "new/x.npy", ("here/x", "new/x")),
+        ("old/../x.npy", "../new/x.npy", ("here/x", "new/x")),
+        ("x.npy", "./x.npy", ("x (A)", "x (B)")),
     ],
 )
-def test_equal_names_are_told_apart(first: str, second: str, labels: tuple[str, str]) -> None:
+def test_equal_names_are_told_apart(
+    first: str, second: str, labels: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
     places = [Place(path, Path(path), Path(path).stem) for path in (first, second)]
     assert tuple(place.label for place in told_apart(places)) == labels
 
@@ -370,9 +386,11 @@ def test_a_layer_without_a_calibrated_error_may_be_as_far_as_the_null() -> None:
 def test_a_verdict_by_the_calibrated_value_says_why_the_interval_is_not_enough() -> None:
     """The interval of 0.3 does not hold the null, 0.1, and that of the calibrated value, which counts its error, 0."""
     rows = [row_of("near", 0.9), row_of("far", 0.3) | {"calibrated": 0.2, "calibrated_stderr": 0.1}]
-    end = "cka cannot tell them from models that read different text, because the null is uncertain too."
+    end = "cka cannot tell them from models that read different text, and the null is uncertain too."
     assert f"At far, {end}" in verdict(rows, CKA(), None, "a", "b")
-    assert "(1 is identical, different text scores 0.100), because the null" in verdict(rows[1:], CKA(), None, "a", "b")
+    assert "(1 is identical, different text scores 0.100), and the null" in verdict(rows[1:], CKA(), None, "a", "b")
+    beyond = row_of("far", -0.1) | {"calibrated": -0.2}
+    assert "uncertain too" not in verdict([rows[0], beyond], CKA(), None, "a", "b")
 
 
 def row_of(site: str, value: float, stderr: float = 0.01) -> dict[str, Any]:

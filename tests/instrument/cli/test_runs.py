@@ -143,3 +143,17 @@ def test_an_unfinished_run_has_its_newest_loss_everywhere(tmp_path: Path) -> Non
     assert "4.125" in shown(runs.list_of([read]))[1]
     assert facts_of(read)["loss"].startswith("4.1250 nats per token")
     assert row_of(read, tmp_path, ["init"], "cka")[3] == 4.125
+
+
+@pytest.mark.parametrize("less", [0, 1])
+def test_a_name_is_broken_only_where_the_table_is_too_wide(tmp_path: Path, less: int) -> None:
+    name = "solu-w64-d2-s0-" + "x" * 45
+    table = runs.list_of([read_folder(write_run(tmp_path / name))])
+    width = max(len(line.rstrip()) for line in _lines(table, 300)) - less
+    assert (name in "\n".join(_lines(table, width))) == (less == 0)
+
+
+def _lines(table: Any, width: int) -> list[str]:
+    with (console := Console(width=width)).capture() as capture:
+        console.print(table, crop=False)
+    return capture.get().splitlines()
