@@ -203,18 +203,18 @@ def _is_as_far_as_the_null(row: dict[str, Any], measure: Measure) -> bool:
     """
     if math.isfinite(row["calibrated_stderr"]):
         return bool(row["calibrated"] <= half_width(row["calibrated_stderr"], row["n_units"]))
-    return bool(-_beyond(row, measure) <= half_width(row["stderr"], row["n_units"]))  # False where either is missing
+    return bool(_short_of_the_null(row, measure) <= 0)  # False where either is missing
 
 
-def _beyond(row: dict[str, Any], measure: Measure) -> float:
-    """Return how far a value lies on the other side of the null than that of identical models."""
-    return (row["null"] - row["value"]) * math.copysign(1, measure.identical - row["null"])
+def _short_of_the_null(row: dict[str, Any], measure: Measure) -> float:
+    """Return how far the interval of a value ends before the null, seen from identical models; else 0 or less."""
+    before = (row["value"] - row["null"]) * math.copysign(1, measure.identical - row["null"])
+    return float(before - half_width(row["stderr"], row["n_units"]))
 
 
 def _because(rows: Sequence[dict[str, Any]], measure: Measure) -> str:
     """Return that nulls have noise, too, if an interval ends before its null; empty if none does."""
-    short = (-_beyond(row, measure) > half_width(row["stderr"], row["n_units"]) for row in rows)
-    return ", and the null is uncertain too" if any(short) else ""
+    return ", and the null is uncertain too" if any(_short_of_the_null(row, measure) > 0 for row in rows) else ""
 
 
 def sites_in_words(row: dict[str, Any]) -> str:

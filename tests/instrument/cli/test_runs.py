@@ -16,11 +16,16 @@ from dissimilarity.tables.journal import Journal
 from tests.helpers.report_folders import curve_rows, write_run
 
 
+def lines_of(table: Any, width: int) -> list[str]:
+    """Return the lines of a table in a terminal of some width."""
+    with (console := Console(width=width)).capture() as capture:
+        console.print(table, crop=False)
+    return capture.get().splitlines()
+
+
 def shown(table: Any) -> list[str]:
     """Return the lines of a table as a wide terminal shows them."""
-    with (console := Console(width=200)).capture() as capture:
-        console.print(table)
-    return [" ".join(line.split()) for line in capture.get().splitlines()]
+    return [" ".join(line.split()) for line in lines_of(table, 200)]
 
 
 def test_runs_are_listed_with_where_they_ended(tmp_path: Path) -> None:
@@ -84,13 +89,11 @@ def test_a_long_name_leaves_space_for_state_steps_and_loss(tmp_path: Path) -> No
 def test_names_take_the_width_that_there_is(tmp_path: Path, width: int, lines: int, columns: str) -> None:
     folder = write_run(tmp_path / ("x" * 60), curve_rows(["init", "runs/reference"]))
     (folder / "summary.json").unlink()
-    with (console := Console(width=width)).capture() as capture:
-        console.print(runs.list_of([read_folder(folder)]), crop=False)
-    head, *shown = capture.get().splitlines()
-    assert " ".join(head.split()) == columns and all(len(line) <= width for line in shown)
-    names = [line.split()[0] for line in shown if line.startswith("x")]
+    head, *rows = lines_of(runs.list_of([read_folder(folder)]), width)
+    assert " ".join(head.split()) == columns and all(len(line) <= width for line in rows)
+    names = [line.split()[0] for line in rows if line.startswith("x")]
     assert len(names) == lines and "".join(names) == folder.name
-    assert ("last layer against each reference" in capture.get()) == ("init" in columns)
+    assert ("last layer against each reference" in "\n".join(rows)) == ("init" in columns)
 
 
 def test_a_pipe_gets_whole_names_and_columns(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -149,11 +152,5 @@ def test_an_unfinished_run_has_its_newest_loss_everywhere(tmp_path: Path) -> Non
 def test_a_name_is_broken_only_where_the_table_is_too_wide(tmp_path: Path, less: int) -> None:
     name = "solu-w64-d2-s0-" + "x" * 45
     table = runs.list_of([read_folder(write_run(tmp_path / name))])
-    width = max(len(line.rstrip()) for line in _lines(table, 300)) - less
-    assert (name in "\n".join(_lines(table, width))) == (less == 0)
-
-
-def _lines(table: Any, width: int) -> list[str]:
-    with (console := Console(width=width)).capture() as capture:
-        console.print(table, crop=False)
-    return capture.get().splitlines()
+    width = max(len(line.rstrip()) for line in lines_of(table, 300)) - less
+    assert (name in "\n".join(lines_of(table, width))) == (less == 0)
