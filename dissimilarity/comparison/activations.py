@@ -7,8 +7,10 @@ import copy
 import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +57,8 @@ SIDE_BY_SIDE = 2**29
 """Bytes of samples side by side that stay in memory while one model is compared with all others."""
 FILE_SIZE = 2**26
 """Bytes of activations per file."""
+ALIGNMENT = 64
+"""Bytes at multiples of which samples begin in a file, as in memory: where they begin, a product may round."""
 
 
 class ModelActivations:
@@ -141,10 +145,10 @@ class ModelActivations:
             self.side.close()
         return self
 
-    def on_disk(self, chunks: Chunks) -> "ModelActivations":
-        """Return the same activations with their chunks mapped from files."""
+    def on_disk(self, path: Path, device: torch.device) -> "ModelActivations":
+        """Return the same activations with their chunks mapped from a file, for sums on a device."""
         same = copy.copy(self)
-        same.chunks, same._cached = chunks, []
+        same.chunks, same._cached, same.device = mapped(list(self.chunks), path), [], device
         return same
 
     @cached_property
@@ -290,9 +294,7 @@ class DiskSpill:
             self.in_memory += size
             return chunks
         self.files += 1
-        path = self.folder / f"{self.files}.safetensors"
-        save_chunks(chunks, path)
-        return load_chunks([path], torch.device("cpu"), {unit for _, units in chunks for unit in units})
+        return mapped(chunks, self.folder / f"{self.files}.bin")
 
 
 def read_chunks(
@@ -366,6 +368,27 @@ def thinned(
             samples = samples[:, sampled_positions(count, samples.shape[1], plan.max_samples)]
         arrays[site] = array_reader(samples)
     return SavedActivations(source.name, arrays, None)
+
+
+def mapped(chunks: Chunks, path: Path) -> Chunks:
+    """Return samples mapped from a file without a name, which is gone with the last of them."""
+    tensors = [samples for acts, _ in chunks for samples in acts.values()]
+    starts = list(accumulate((-(-samples.nbytes // ALIGNMENT) * ALIGNMENT for samples in tensors), initial=0))
+    with path.open("wb") as file:
+        for start, samples in zip(starts, tensors, strict=False):
+            file.seek(start)
+            file.write(samples.cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+        file.truncate(starts[-1])
+    whole = torch.UntypedStorage.from_file(str(path), shared=False, nbytes=starts[-1])
+    with suppress(OSError):  # of systems that keep the names of open files
+        path.unlink()
+    places = iter(starts)
+
+    def same(samples: Tensor) -> Tensor:
+        start = next(places) // samples.element_size()
+        return torch.empty(0, dtype=samples.dtype).set_(whole, start, samples.shape)  # pyright: ignore
+
+    return [({site: same(samples) for site, samples in acts.items()}, units) for acts, units in chunks]
 
 
 def save_chunks(chunks: Iterable[tuple[Acts, range]], path: Path, fingerprint: int = 0) -> None:

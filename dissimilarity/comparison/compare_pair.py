@@ -83,7 +83,7 @@ def _compared(
     """Compare two models from the activations as they are; arguments of `compare_pair`."""
     plan, sync = x.plan, x.side.sync
     n_units = 0 if plan.stored else plan.n_units
-    cross, null = (Cross(pairs, n_units, sync, plan.moments, plan.halves) for _ in range(2))
+    cross, null = (Cross(pairs, n_units, sync, plan.moments, plan.halves, fast) for fast in (False, True))
     dominated, circle = plan.lengths.dominated, plan.lengths.circle
     asked, nulls = nulls, 0 if dominated else nulls
     with_null = bool(nulls and plan.moments)

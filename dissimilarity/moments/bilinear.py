@@ -1,33 +1,16 @@
 """Bilinear forms of samples, x_i' G y_i, with one or several matrices G at once."""
 
-from functools import cache, cached_property
+from functools import cached_property
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from dissimilarity.moments.products import full_float32, scales_of, sum_device
+from dissimilarity.moments.products import fast_where_many, full_float32, scales_of, sum_device
 from dissimilarity.moments.stack import Stack
 
-NUMBERS_AT_ONCE = {"cpu": 2**20, "cuda": 2**27}
-"""Numbers of the products of samples with matrices that are in memory together: few enough to stay in the cache."""
-
-LARGE = 2**25
-"""Multiplications from which the precision of a product decides how long it takes."""
-
-
-@cache
-def fast_dtype(device: str) -> torch.dtype:
-    """Return the precision of the fastest products that a kind of device has, for error bars and never for values.
-
-    bfloat16 has the range of float32 and 8 bits of mantissa. The influence of a sequence adds up thousands of products
-    whose errors are independent.
-    """
-    if device == "cuda":
-        is_native = torch.cuda.is_bf16_supported(including_emulation=False)
-    else:  # most processors emulate bfloat16, which takes longer than float32
-        is_native = device == "cpu" and torch.cpu._is_amx_tile_supported()
-    return torch.bfloat16 if is_native else torch.float32
+BYTES_AT_ONCE = {"cpu": 2**23, "cuda": 2**29}
+"""Bytes of the products of samples with matrices that are in memory together: few enough to stay in the cache."""
 
 
 class Matrices:
@@ -71,8 +54,8 @@ def bilinear(
         fast: whether products may be as imprecise as error bars allow.
     """
     device, dtype = sum_device(x.device), torch.promote_types(x.dtype, y.dtype)
-    is_large = fast and len(x) * matrices.exact.numel() >= LARGE
-    used = fast_dtype(x.device.type) if is_large and dtype != torch.float64 else dtype
+    is_fast = fast and dtype != torch.float64 and fast_where_many(x.samples[0])
+    used = torch.bfloat16 if is_fast else dtype
     with full_float32(x.device):
         wide = matrices.wide(used, x.device)
         values = _forms(x.side_by_side(used), wide, y.side_by_side(used), len(matrices.size)).to(device).double()
@@ -88,7 +71,7 @@ def _forms(
 ) -> Float[Tensor, "n pairs"]:
     """Return x_i' G y_i, a few samples at a time."""
     values = x.new_empty(len(x), pairs)
-    at_once = max(1, NUMBERS_AT_ONCE["cuda" if x.is_cuda else "cpu"] // wide.shape[1])
+    at_once = max(1, BYTES_AT_ONCE["cuda" if x.is_cuda else "cpu"] // wide[0].nbytes)
     space = x.new_empty(min(at_once, len(x)), wide.shape[1])
     for start in range(0, len(x), at_once):
         rows = slice(start, min(start + at_once, len(x)))

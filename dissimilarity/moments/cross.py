@@ -35,6 +35,7 @@ class Cross:
         pairs: (site of x, site of y).
         n_units: number of units, or 0 where no error bar is needed.
         sync, moments, halves: as in ``Side``.
+        fast: whether the sums serve a null, as for ``products``.
     """
 
     def __init__(
@@ -44,8 +45,9 @@ class Cross:
         sync: bool = False,
         moments: bool = True,
         halves: bool = True,
+        fast: bool = False,
     ) -> None:
-        self.pairs, self.sync, self.moments = list(pairs), sync, moments
+        self.pairs, self.sync, self.moments, self.fast = list(pairs), sync, moments, fast
         partners: dict[str, tuple[str, ...]] = {}
         for site, partner in self.pairs:
             partners[site] = (*partners.get(site, ()), partner)
@@ -99,7 +101,7 @@ class Cross:
             whole, place = (ends[key[0]], ends[key[1]]), (places[key[0]], places[key[1]])
             self.sums.add(str(index), key, total, per_unit, x.units, whole, place)
 
-        for part in cross_moments(xs, a, ys, b, outlier_rows):
+        for part in cross_moments(xs, a, ys, b, outlier_rows, self.fast):
             add(*part)
         if sequences is None:
             return

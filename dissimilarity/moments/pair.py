@@ -129,6 +129,7 @@ def cross_moments(
     ys: Sequence[Float[Tensor, "units n _"]],
     b: Float[Tensor, "units n partners"],
     outlier_rows: Bool[Tensor, "units n"],
+    fast: bool = False,
 ) -> Iterator[tuple[str, int, int, Tensor, Tensor]]:
     """Compute the sums of several sites with all their partners, part by part.
 
@@ -139,6 +140,7 @@ def cross_moments(
         ys: samples of all partners, in parts like ``xs``.
         b: squared norms per partner, and l like k.
         outlier_rows: which samples are outliers on any side.
+        fast: whether the sums serve a null, as for ``products``.
 
     Yields:
         key, index of the part of x, index of the part of y, the sum over all samples, and the sums per unit:
@@ -149,7 +151,7 @@ def cross_moments(
         regular = zero_outliers(x, outlier_rows)
         yield "xb", row, 0, *weighted_sums(x, b, outlier_rows, regular)
         for column, y in enumerate(ys):
-            yield "xy", row, column, *products(x, y, outlier_rows, regular)
+            yield "xy", row, column, *products(x, y, outlier_rows, regular, fast)
     for column, y in enumerate(ys):
         yield "ya", 0, column, *weighted_sums(y, a, outlier_rows)
     per_unit = a.mT @ b

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 
 import torch
 from jaxtyping import Bool, Float
@@ -16,11 +17,33 @@ def sum_device(device: torch.device) -> torch.device:
     return torch.device("cpu") if device.type == "mps" else device
 
 
+MANY = 512
+"""Samples from which products may be fast: their roundings average out, and the precision decides how long it takes."""
+
+
+@cache
+def has_fast_bfloat16(device: str) -> bool:
+    """Return whether a kind of device has products of bfloat16; most processors emulate them, which takes longer."""
+    if device == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return device == "cpu" and torch.cpu._is_amx_tile_supported()
+
+
+def fast_where_many(x: Float[Tensor, "*n p"]) -> bool:
+    """Return whether products of samples for nulls and error bars are fast ones: rounded, never those of values."""
+    return x.dtype != torch.float64 and x[..., 0].numel() >= MANY and has_fast_bfloat16(x.device.type)
+
+
 @contextmanager
-def full_float32(device: torch.device) -> Iterator[None]:
-    """Compute products in true float32, whatever a training script chose for speed (TF32, bfloat16, autocast)."""
+def full_float32(device: torch.device, fast: bool = False) -> Iterator[None]:
+    """Compute products in true float32, whatever a training script chose for speed (TF32, bfloat16, autocast).
+
+    Args:
+        device: where.
+        fast: whether to round factors to bfloat16 or TF32 first, and only sum in float32.
+    """
     before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("highest")
+    torch.set_float32_matmul_precision("medium" if fast else "highest")
     try:
         with torch.autocast(device.type, enabled=False):
             yield
@@ -88,6 +111,7 @@ def products(
     y: Float[Tensor, "units n q"] | None,
     outlier_rows: Bool[Tensor, "units n"],
     regular: Float[Tensor, "units n p"] | None = None,
+    fast: bool = False,
 ) -> tuple[Float[Tensor, "p q"], Float[Tensor, "units p q"]]:
     """Compute x' y over all samples and per unit; x' x where y is None.
 
@@ -99,11 +123,12 @@ def products(
         y: the same samples of the second side.
         outlier_rows: which samples are multiplied in float64.
         regular: ``zero_outliers(x, outlier_rows)``, if the caller has it.
+        fast: whether they serve a null, see ``fast_where_many``.
     """
     device = sum_device(x.device)
     regular = zero_outliers(x, outlier_rows) if regular is None else regular
     no_outliers = regular is x
-    with full_float32(x.device):
+    with full_float32(x.device, fast and fast_where_many(x)):
         per_unit = (gram(regular) if y is None else product(regular, y.to(x))).to(device)
     y = x if y is None else y
     total = per_unit[0] if len(per_unit) == 1 and no_outliers else sum_in_float64(per_unit)

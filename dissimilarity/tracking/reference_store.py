@@ -100,10 +100,7 @@ class ReferenceStore:
         if activations.nbytes() <= IN_MEMORY:
             return activations
         with together(training.sync):
-            path = self.path(training, f"reference-{number}")
-            save_chunks(activations.chunks, path)
-            units = {unit for _, _, unit in self.reader.own_slices(training, inputs)}
-            return activations.on_disk(load_chunks([path], training.device, units))
+            return activations.on_disk(self.path(training, f"reference-{number}"), training.device)
 
     def recall(self, training: TrainingState, step: int, sites: list[str]) -> ModelActivations:
         """Return the model's activations at an earlier step, from their files or from the weights of that step.

@@ -92,8 +92,8 @@ def test_above_a_size_activations_go_to_files_that_are_deleted_afterwards(
     monkeypatch.setattr("dissimilarity.probe.batches.TOKENS_PER_BATCH", 4 * LENGTH)
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     saves: list[int] = []
-    save = activations.save_chunks
-    monkeypatch.setattr(activations, "save_chunks", lambda *args: (saves.append(1), save(*args)))
+    mapped = activations.mapped
+    monkeypatch.setattr(activations, "mapped", lambda *args: (saves.append(1), mapped(*args))[1])
     records = compare_many(loaders(), tokens(), measures=MEASURES, n_units=4).to_pylist()
     assert len(saves) > len(SHAPES), "one model takes several files"
     equal(records, by_pairs(n_units=4), 0)
