@@ -8,6 +8,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from dissimilarity.inference.jackknife import influence_of_pairs_left_out, over_pairs, unit_pairs
+from dissimilarity.measures.base.checks import ArrayLike, paired_samples
 from dissimilarity.measures.base.sample_measure import SampleMeasure, weighted_mean
 from dissimilarity.measures.numerics.neighbors import (
     Neighbors,
@@ -66,6 +67,11 @@ class NeighborMeasure(SampleMeasure):
         """Return a label with k if it is not 10, which tells whether neighbors are of other sequences alone."""
         return (name if self.k == 10 else f"{name}_{self.k}") + ("" if self.own_sequence else "_across")
 
+    def value(self, x: ArrayLike, y: ArrayLike) -> Float[Tensor, ""]:
+        """Return the value over all samples of x and y at once, from lists without the spare neighbors."""
+        first, second = (self._listed(side, None, self.k) for side in paired_samples(x, y, self.minimum_samples))
+        return self.between(first, second)
+
     def prepare(self, x: Float[Tensor, "n p"]) -> Neighbors:
         """Return the neighbor lists."""
         return self._listed(x, None)
@@ -74,9 +80,12 @@ class NeighborMeasure(SampleMeasure):
         """Return the neighbor lists of samples from several sequences."""
         return self._listed(x, None if self.own_sequence else sequence.to(x.device))
 
-    def _listed(self, x: Float[Tensor, "n p"], sequence: Int[Tensor, " n"] | None) -> Neighbors:
+    def _listed(
+        self, x: Float[Tensor, "n p"], sequence: Int[Tensor, " n"] | None, listed: int | None = None
+    ) -> Neighbors:
         check_neighbors(len(x), self.k, sequence)
-        samples, listed = normalized_samples(x), min(2 * self.k + min(SPARE, len(x) // 8), others(len(x), sequence))
+        samples = normalized_samples(x)
+        listed = listed or min(2 * self.k + min(SPARE, len(x) // 8), others(len(x), sequence))
         sequence = None if sequence is None else sequence.to(samples.device)
         nearest = ranked_neighbors(samples, self.k, listed, x.dtype == torch.float32, sequence=sequence)
         return Neighbors(nearest, samples, sequence)
