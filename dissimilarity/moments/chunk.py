@@ -32,7 +32,7 @@ class Chunk:
         sequences: the same where measures need sums over sequences; None if not, or if each sequence is one sample.
         sums: site -> the sum of each sequence (sequences, p).
         weights: site -> the product of each sample with the sum of its sequence (units, n).
-        grams: site -> the products of the samples of each sequence, as far as they were needed.
+        grams: sites -> the products of the samples of each sequence there, as far as they were needed.
         is_deranged: whether the samples have another order than those of the side.
     """
 
@@ -46,7 +46,7 @@ class Chunk:
     sequences: Sequences | None = None
     sums: dict[str, Tensor] = field(default_factory=dict)
     weights: dict[str, Tensor] = field(default_factory=dict)
-    grams: dict[str, Tensor] = field(default_factory=dict)
+    grams: dict[tuple[str, ...], Tensor] = field(default_factory=dict)
     is_deranged: bool = False
 
     @property
@@ -80,12 +80,15 @@ class Chunk:
         """Return the sum of each sequence at a site (sequences, p)."""
         return self._sequences_in_order(self.sums[site])
 
-    def gram(self, site: str) -> Tensor:
-        """Return the products of the samples of each sequence with each other at a site (sequences, length, length)."""
-        if site not in self.grams:
-            parts = self.samples[site], self.norms[site], self.outlier_rows[site]
-            self.grams[site] = within_grams(*parts, self.members)
-        return self._sequences_in_order(self.grams[site])
+    def grams_of(self, sites: Sequence[str]) -> Float[Tensor, "sequences sites length length"]:
+        """Return the products of the samples of each sequence with each other at some sites."""
+        for site in sites:
+            if (site,) not in self.grams:
+                parts = self.samples[site], self.norms[site], self.outlier_rows[site]
+                self.grams[site,] = within_grams(*parts, self.members)[:, None]
+        if (names := tuple(sites)) not in self.grams:
+            self.grams[names] = torch.cat([self.grams[site,] for site in sites], 1)
+        return self._sequences_in_order(self.grams[names])
 
     def _sequences_in_order(self, values: Tensor) -> Tensor:
         """Return values per sequence in the order in which they meet the other model's."""
@@ -227,7 +230,7 @@ def squares_of(
     """Return |X_s'Y_s|^2 of each sequence, for all sites of one chunk with all partners in another."""
     widths = [[chunk.samples[site].shape[-1] for site in names] for chunk, names in ((x, sites), (y, partners))]
     if x.members.prefer_grams(*map(sum, widths)):
-        return squares_of_grams([x.gram(site) for site in sites], [y.gram(site) for site in partners])
+        return squares_of_grams(x.grams_of(sites), y.grams_of(partners))
     rows, outlier_rows = x.members.rows, x.norms_of(sites)[1] | y.norms_of(partners)[1]
     parts = rows(x.side_by_side(sites)), rows(y.side_by_side(partners)), rows(outlier_rows)
     return squares_of_products(*parts, *widths)

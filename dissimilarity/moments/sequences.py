@@ -172,11 +172,12 @@ def within_grams(
 
 
 def squares_of_grams(
-    x: Sequence[Float[Tensor, "sequences length length"]], y: Sequence[Float[Tensor, "sequences length length"]]
+    x: Float[Tensor, "sequences sites length length"], y: Float[Tensor, "sequences partners length length"]
 ) -> Float[Tensor, "sequences sites partners"]:
-    """Return |X_s'Y_s|^2 = tr(X_s X_s' Y_s Y_s') of each sequence, for all sites of x with all of y, in float64."""
-    a, b = (torch.stack([gram.flatten(1) for gram in grams], 1).double() for grams in (x, y))
-    return a @ b.mT
+    """Return |X_s'Y_s|^2 = tr(X_s X_s' Y_s Y_s') of each sequence, for all sites of x with all of y."""
+    dtype = torch.promote_types(x.dtype, y.dtype)
+    with full_float32(x.device):
+        return (x.flatten(2).to(dtype) @ y.flatten(2).to(dtype).mT).double()
 
 
 def squares_of_products(

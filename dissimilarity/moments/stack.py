@@ -94,7 +94,7 @@ class Stack:
         """Return the products of the samples of each sequence with each other."""
         if members.single:
             return self.norms()[..., None, None]
-        return torch.stack([self.chunk.gram(site) for site in self.sites], 1).double()
+        return self.chunk.grams_of(self.sites).double()
 
 
 def _as_float64(samples: Tensor) -> Tensor:
