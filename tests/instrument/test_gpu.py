@@ -124,9 +124,10 @@ def test_fewer_samples_than_dimensions(device: str) -> None:
 
 
 def test_error_bars_from_fast_products(device: str) -> None:
-    """Of so many samples that error bars take the fastest products of a GPU."""
+    """Of so many samples that nulls and error bars take the fastest products of a device."""
     found, expected = on_both(sides(64, 32, 128), device, measures=[CKA(), Procrustes()], sites=["s"])
-    equal(found, expected, ("value", "null", "calibrated"))
+    equal(found, expected, ["value"])
+    equal(found, expected, ["null", "calibrated"], 2e-4)
     equal(found, expected, ["stderr"], 1e-2)
 
 

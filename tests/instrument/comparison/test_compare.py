@@ -210,22 +210,27 @@ MEMORY = """
 import torch
 from torch import nn
 from dissimilarity import CKA, MutualKNN, Procrustes, compare
+from dissimilarity.comparison import activations
 from tests.helpers.memory import peak_during
 torch.set_num_threads(1)
+activations.IN_MEMORY, activations.FILE_SIZE = 0, 2**22
 net = nn.Sequential(nn.Embedding(50, 64), *(nn.Linear(64, 64) for _ in range(4))).requires_grad_(False)
 def peak(sequences):
     measures = [CKA(), Procrustes(), MutualKNN(max_samples=256)]
     tokens = torch.randint(50, (sequences, 64))
-    return peak_during(lambda: compare(net, net, tokens, "[1-4]", measures, pairs="matched", n_units=16))
-print(peak(128), peak(1024))
+    return peak_during(lambda: compare(net, net, tokens, "[1-4]", measures, pairs="matched", {options}))
+print(peak(1024), peak(2048))
 """
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-def test_memory_does_not_grow_with_the_samples() -> None:
-    """8 times the tokens, read once: the activations alone would take 112 MB more."""
+@pytest.mark.parametrize("options", ["n_units=16", "n_units=None"])
+def test_memory_does_not_grow_with_the_samples(options: str) -> None:
+    """Twice the tokens, read once or kept in files: in memory the activations alone would take 128 MB more."""
     root = Path(__file__).parents[3]
-    done = subprocess.run([sys.executable, "-c", MEMORY], cwd=root, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", MEMORY.replace("{options}", options)], cwd=root, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
     small, large = map(int, done.stdout.split())
-    assert large - small < 60
+    assert large - small < 80

@@ -97,7 +97,21 @@ def test_above_a_size_activations_go_to_files_that_are_deleted_afterwards(
     records = compare_many(loaders(), tokens(), measures=MEASURES, n_units=4).to_pylist()
     assert len(saves) > len(SHAPES), "one model takes several files"
     equal(records, by_pairs(n_units=4), 0)
-    assert list(tmp_path.iterdir()) == []
+    assert list(tmp_path.glob("activations-*")) == []
+
+
+def test_samples_in_files_are_the_same_and_begin_as_in_memory(tmp_path: Path) -> None:
+    g = torch.Generator().manual_seed(0)
+    acts = {"a": torch.randn(3, 5, generator=g), "b": torch.randn(7, generator=g).double()}
+    acts |= {"c": torch.randn(4, 6, generator=g).bfloat16().T, "d": torch.randn(2, 1, 3, generator=g)}
+    chunks = [(acts, range(2)), ({"a": acts["a"] + 1}, range(2, 3))]
+    files = activations.mapped(chunks, tmp_path / "1.bin")
+    assert [units for _, units in files] == [range(2), range(2, 3)] and list(tmp_path.iterdir()) == []
+    for (mapped, _), (expected, _) in zip(files, chunks, strict=True):
+        assert list(mapped) == list(expected)
+        for site, samples in mapped.items():
+            assert samples.dtype == expected[site].dtype and torch.equal(samples, expected[site])
+            assert samples.data_ptr() % activations.ALIGNMENT == 0
 
 
 @pytest.mark.parametrize("cache", [0, 2**30])
