@@ -133,6 +133,7 @@ def test_the_lines_of_the_readme_track_a_vision_model(site: Path, printed: tuple
     assert list((folder / "lightning" / "tracked" / "figures").glob("curves*.png"))
 
 
+@pytest.mark.slow
 def test_the_lines_of_the_readme_track_a_loop(printed: tuple[Path, list[str]]) -> None:
     assert len([line for line in snippets()["Tracker"].splitlines() if line.strip()]) <= 8
     assert printed[1][-1] == str([(step, "") for step in (0, 1, 2, 4, 8, 12)])
