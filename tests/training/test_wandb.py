@@ -17,6 +17,8 @@ from dissimilarity.tracking.logger_keys import STEP_AXIS, by_key, sectioned
 from launch.run.config_file import read_yaml
 from tests.helpers.tiny_run import in_process, kill_at, tiny, tiny_overrides
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -157,7 +159,6 @@ def test_the_console_is_kept(folder: Path) -> None:
     assert "loss" in log
 
 
-@pytest.mark.slow
 def test_the_newest_folder_of_a_killed_run_holds_all_of_it(tmp_path: Path) -> None:
     cfg = tiny(tmp_path, logger="wandb")
     assert in_process(cfg, partial(kill_at, "on_train_batch_end", 6)) == -signal.SIGKILL
