@@ -104,7 +104,7 @@ def test_samples_in_files_are_the_same_and_begin_as_in_memory(tmp_path: Path) ->
     g = torch.Generator().manual_seed(0)
     acts = {"a": torch.randn(3, 5, generator=g), "b": torch.randn(7, generator=g).double()}
     acts |= {"c": torch.randn(4, 6, generator=g).bfloat16().T, "d": torch.randn(2, 1, 3, generator=g)}
-    chunks = [(acts, range(2)), ({"a": acts["a"] + 1}, range(2, 3))]
+    chunks: activations.Chunks = [(acts, range(2)), ({"a": acts["a"] + 1}, range(2, 3))]
     files = activations.mapped(chunks, tmp_path / "1.bin")
     assert [units for _, units in files] == [range(2), range(2, 3)] and list(tmp_path.iterdir()) == []
     for (mapped, _), (expected, _) in zip(files, chunks, strict=True):
