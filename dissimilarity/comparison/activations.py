@@ -403,7 +403,7 @@ def save_chunks(chunks: Iterable[tuple[Acts, range]], path: Path, fingerprint: i
 
 
 def load_chunks(paths: Sequence[Path], device: torch.device, units: set[int], fingerprint: int = 0) -> Chunks:
-    """Load the chunks of some units from the files that one or more processes saved, mapped rather than read.
+    """Load the chunks of some units from the files that one or more processes saved.
 
     Args:
         paths: files of ``save_chunks``.
