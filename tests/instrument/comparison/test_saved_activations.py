@@ -294,6 +294,7 @@ print(max(peak(8192, kind) for kind in kinds), *(peak(499_968, kind) for kind in
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads the resident memory from /proc")
 def test_memory_does_not_grow_with_the_file(tmp_path: Path) -> None:
     """Files of 128 MB."""
