@@ -48,7 +48,7 @@ IN_MEMORY = 2**28
 FINGERPRINT = "fingerprint"
 """Name of the number of a probe set in files of activations; names of activations have colons."""
 CHUNK_CACHE = 2**26
-"""Bytes of a model's activations up to which its chunks stay ready for later comparisons."""
+"""Bytes of a model's activations, or of what follows from them, that stay ready for the next pass."""
 PAIR_SUMS = 2**29
 """Bytes that the sums over all pairs of sites of two blocks may take."""
 BLOCK_CACHE = 3 * 2**29
@@ -88,6 +88,7 @@ class ModelActivations:
         self.side = plan.side(sites, sync)
         self.null_side: Side | None = None
         self._cached: list[Chunk] = []
+        self._derived: list[Chunk] | None = None if isinstance(chunks, Iterator) else []
         self._of_all: Chunks | None = None
 
     def __iter__(self) -> Iterator[Chunk]:
@@ -100,7 +101,12 @@ class ModelActivations:
 
     def at(self, sites: Sequence[str] | None = None) -> Iterator[Chunk]:
         """Yield the chunks again, without adding them to the sums, with at least the samples of some sites."""
-        return iter(self._cached) if self._cached else self._again(self.chunks, sites)
+        if self._cached:
+            return iter(self._cached)
+        if not self._derived:
+            return self._again(self.chunks, sites)
+        parts = (self._part(acts, sites) for acts, _ in self.chunks)
+        return (self.side.chunk_again(*parts) for parts in zip(self._derived, parts, strict=True))
 
     def of_all(self, sites: Sequence[str] | None = None) -> Iterator[Chunk]:
         """Yield the chunks of all processes again, once they are shared; without other processes the same as ``at``."""
@@ -109,8 +115,7 @@ class ModelActivations:
     def _again(self, chunks: Iterable[tuple[Acts, range]], sites: Sequence[str] | None) -> Iterator[Chunk]:
         before: Counter[int] = Counter()
         for acts, units in chunks:
-            part = self._moved(acts if sites is None else {site: acts[site] for site in dict.fromkeys(sites)})
-            chunk = self.side.chunk(part, units, before[units.start])
+            chunk = self.side.chunk(self._part(acts, sites), units, before[units.start])
             before.update(dict.fromkeys(units, chunk.count))
             yield chunk
 
@@ -124,8 +129,20 @@ class ModelActivations:
         self._of_all = sorted(parts, key=lambda chunk: chunk[1].start)
 
     def _added(self) -> Iterator[Chunk]:
-        """Yield the chunks while their sums are computed."""
-        return (self.side.add(self._moved(acts), units) for acts, units in self.chunks)
+        """Yield the chunks while their sums are computed; keep what follows from their samples if it is small."""
+        size = 0
+        for acts, units in self.chunks:
+            chunk = self.side.add(self._moved(acts), units)
+            size += chunk.derived_bytes
+            if size > CHUNK_CACHE:
+                self._derived = None
+            if self._derived is not None:
+                self._derived.append(replace(chunk, samples={}, grams={}))
+            yield chunk
+
+    def _part(self, acts: Acts, sites: Sequence[str] | None) -> Acts:
+        """Return samples at some sites where sums are computed."""
+        return self._moved(acts if sites is None else {site: acts[site] for site in dict.fromkeys(sites)})
 
     def _moved(self, acts: Acts) -> Acts:
         """Return samples where sums are computed."""
@@ -148,7 +165,8 @@ class ModelActivations:
     def on_disk(self, path: Path, device: torch.device) -> "ModelActivations":
         """Return the same activations with their chunks mapped from a file, for sums on a device."""
         same = copy.copy(self)
-        same.chunks, same._cached, same.device = mapped(list(self.chunks), path), [], device
+        same.chunks, same.device = mapped(list(self.chunks), path), device
+        same._cached, same._derived = [], None
         return same
 
     @cached_property

@@ -25,6 +25,7 @@ from dissimilarity.measures.numerics.rearranged_hsic import PairKernel, rearrang
 from dissimilarity.moments.cross import moments_of_sequences
 from dissimilarity.moments.pair import SWAPPED, Moments, centered_cross, moments_of
 from dissimilarity.moments.paired_samples import PairedSamples
+from dissimilarity.moments.products import has_fast_bfloat16
 from dissimilarity.moments.second_pass import SecondPass
 from dissimilarity.probe.arguments import choice, flag
 
@@ -211,11 +212,15 @@ class CKA(MomentMeasure):
     def left_out_again(self, totals: Moments, x: Sequence[Tensor], y: Sequence[Tensor]) -> SecondPass[Estimate]:
         """Return CKA, and CKA without each sequence in turn; the arguments are those of ``estimate_again``."""
         totals = self._read(totals)
-        whole_x, whole_y = (torch.stack([*terms], 1)[0] for terms in (x, y))
-        size = squares(centered_cross(totals)) / (totals["n"] ** 2 if self.debiased else 1.0)
-        is_apart = bool((size < APART * (whole_x * whole_y).sqrt()).all())
-        left_out = hsic_left_out(totals, self.debiased, fast=is_apart)
+        fast = has_fast_bfloat16(totals["n"].device.type) and self._are_apart(totals, x, y)
+        left_out = hsic_left_out(totals, self.debiased, fast)
         return left_out.then(lambda cross: self._cosines(totals, cross, x, y))
+
+    def _are_apart(self, totals: Moments, x: Sequence[Tensor], y: Sequence[Tensor]) -> bool:
+        """Return whether CKA of all pairs is below `APART`, from their biased cross terms."""
+        cross = squares(centered_cross(totals)) / (totals["n"] ** 2 if self.debiased else 1.0)
+        self_x, self_y = (torch.stack([term[0] for term in terms]) for terms in (x, y))
+        return bool((cross < APART * (self_x * self_y).sqrt()).all())
 
     def _cosines(
         self, totals: Moments, cross: Float[Tensor, "times pairs"], x: Sequence[Tensor], y: Sequence[Tensor]

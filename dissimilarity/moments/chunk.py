@@ -54,6 +54,12 @@ class Chunk:
         """Number of samples of each unit."""
         return next((samples.shape[1] for samples in self.samples.values()), 0)
 
+    @property
+    def derived_bytes(self) -> int:
+        """Size of norms, sums and weights, without samples and their products."""
+        parts = (self.norms, self.outlier_rows, self.sums, self.weights)
+        return sum(values.nbytes for part in parts for values in part.values())
+
     def side_by_side(self, sites: Sequence[str]) -> Tensor:
         """Return the samples of some sites side by side (units, n, columns); for one site without a copy."""
         parts = [self.samples[site] for site in sites]
@@ -66,11 +72,13 @@ class Chunk:
             columns.copy_(self._in_order(part))
         return joined
 
-    def norms_of(self, sites: Sequence[str]) -> tuple[Tensor, Tensor]:
-        """Return squared norms at some sites (units, n, sites), and which samples are outliers at any (units, n)."""
-        norms = torch.stack([self.norms[site] for site in sites], -1)
-        outlier_rows = torch.stack([self.outlier_rows[site] for site in sites], -1).any(-1)
-        return self._in_order(norms), self._in_order(outlier_rows)
+    def norms_of(self, sites: Sequence[str]) -> Tensor:
+        """Return the squared norms of the samples at some sites (units, n, sites)."""
+        return self._in_order(torch.stack([self.norms[site] for site in sites], -1))
+
+    def outlier_rows_of(self, sites: Sequence[str]) -> Tensor:
+        """Return which samples are outliers at any of some sites (units, n)."""
+        return self._in_order(torch.stack([self.outlier_rows[site] for site in sites], -1).any(-1))
 
     def weights_of(self, sites: Sequence[str]) -> Tensor:
         """Return the products of samples with the sums of their sequences (units, n, sites)."""
@@ -231,6 +239,6 @@ def squares_of(
     widths = [[chunk.samples[site].shape[-1] for site in names] for chunk, names in ((x, sites), (y, partners))]
     if x.members.prefer_grams(*map(sum, widths)):
         return squares_of_grams(x.grams_of(sites), y.grams_of(partners))
-    rows, outlier_rows = x.members.rows, x.norms_of(sites)[1] | y.norms_of(partners)[1]
+    rows, outlier_rows = x.members.rows, x.outlier_rows_of(sites) | y.outlier_rows_of(partners)
     parts = rows(x.side_by_side(sites)), rows(y.side_by_side(partners)), rows(outlier_rows)
     return squares_of_products(*parts, *widths)

@@ -35,7 +35,7 @@ class Cross:
         pairs: (site of x, site of y).
         n_units: number of units, or 0 where no error bar is needed.
         sync, moments, halves: as in ``Side``.
-        fast: whether the sums serve a null, as for ``products``.
+        fast: whether the sums serve a null, as for ``cross_moments``.
     """
 
     def __init__(
@@ -85,7 +85,8 @@ class Cross:
         sites, partners = self.blocks[index]
         x_parts = _columns(sites, self._widths[0], X_COLUMNS)
         y_parts = _columns(partners, self._widths[1], Y_COLUMNS)
-        (a, outliers_x), (b, outliers_y) = x.norms_of(sites), y.norms_of(partners)
+        a, b = x.norms_of(sites), y.norms_of(partners)
+        outlier_rows = x.outlier_rows_of(sites) | y.outlier_rows_of(partners)
         sequences = y.sequences
         if sequences is not None:
             a = torch.cat([a, sequences.with_powers(x.weights_of(sites))], -1)
@@ -93,7 +94,7 @@ class Cross:
         xs = (self._as_summed(x.side_by_side(sites[part])) for part, _ in x_parts)
         y_samples = [y.side_by_side(partners[part]) for part, _ in y_parts]
         ys = [self._as_summed(samples) for samples in y_samples]
-        a, b, outlier_rows = (self._as_summed(values) for values in (a, b, outliers_x | outliers_y))
+        a, b, outlier_rows = (self._as_summed(values) for values in (a, b, outlier_rows))
         ends = {"x": x_parts[-1][1].stop, "y": y_parts[-1][1].stop, "a": a.shape[-1], "b": b.shape[-1]}
 
         def add(key: str, row: int, column: int, total: Tensor, per_unit: Tensor) -> None:

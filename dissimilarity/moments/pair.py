@@ -41,6 +41,7 @@ from dissimilarity.moments.products import (
     find_outlier_rows,
     products,
     remove_offset,
+    rounded_where_many,
     squared_norms,
     weighted_sums,
     zero_outliers,
@@ -140,7 +141,7 @@ def cross_moments(
         ys: samples of all partners, in parts like ``xs``.
         b: squared norms per partner, and l like k.
         outlier_rows: which samples are outliers on any side.
-        fast: whether the sums serve a null, as for ``products``.
+        fast: whether the sums serve a null, so that ``xy`` may be that of rounded samples.
 
     Yields:
         key, index of the part of x, index of the part of y, the sum over all samples, and the sums per unit:
@@ -150,8 +151,9 @@ def cross_moments(
     for row, x in enumerate(xs):
         regular = zero_outliers(x, outlier_rows)
         yield "xb", row, 0, *weighted_sums(x, b, outlier_rows, regular)
+        factor = rounded_where_many(regular) if fast else regular
         for column, y in enumerate(ys):
-            yield "xy", row, column, *products(x, y, outlier_rows, regular, fast)
+            yield "xy", row, column, *products(x, y, outlier_rows, factor)
     for column, y in enumerate(ys):
         yield "ya", 0, column, *weighted_sums(y, a, outlier_rows)
     per_unit = a.mT @ b

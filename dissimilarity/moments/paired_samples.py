@@ -40,7 +40,7 @@ class Part:
     @classmethod
     def of(cls, x: Stack, y: Stack, members: Sequences, number: int, fast: bool = False) -> "Part":
         """Return the part of two stacks of the same samples."""
-        return cls(x, y, x.outlier_rows() | y.outlier_rows(), members, number, fast)
+        return cls(x, y, x.outlier_rows | y.outlier_rows, members, number, fast)
 
     @property
     def sequence(self) -> Int[Tensor, " n"]:

@@ -34,16 +34,16 @@ def fast_where_many(x: Float[Tensor, "*n p"]) -> bool:
     return x.dtype != torch.float64 and x[..., 0].numel() >= MANY and has_fast_bfloat16(x.device.type)
 
 
-@contextmanager
-def full_float32(device: torch.device, fast: bool = False) -> Iterator[None]:
-    """Compute products in true float32, whatever a training script chose for speed (TF32, bfloat16, autocast).
+def rounded_where_many(x: Float[Tensor, "*n p"]) -> Float[Tensor, "*n p"]:
+    """Round samples to bfloat16 where products are fast then."""
+    return x.bfloat16() if fast_where_many(x) else x
 
-    Args:
-        device: where.
-        fast: whether to round factors to bfloat16 or TF32 first, and only sum in float32.
-    """
+
+@contextmanager
+def full_float32(device: torch.device) -> Iterator[None]:
+    """Compute products in true float32, whatever a training script chose for speed (TF32, bfloat16, autocast)."""
     before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("medium" if fast else "highest")
+    torch.set_float32_matmul_precision("highest")
     try:
         with torch.autocast(device.type, enabled=False):
             yield
@@ -111,25 +111,23 @@ def products(
     y: Float[Tensor, "units n q"] | None,
     outlier_rows: Bool[Tensor, "units n"],
     regular: Float[Tensor, "units n p"] | None = None,
-    fast: bool = False,
 ) -> tuple[Float[Tensor, "p q"], Float[Tensor, "units p q"]]:
     """Compute x' y over all samples and per unit; x' x where y is None.
 
-    Products are taken in the precision of x, those of outlier rows in float64. Totals are summed in float64; the
-    product of a single unit is returned as it is, because a copy of a large one takes time.
+    Products are taken in the precision of ``regular``, those of outlier rows in float64. Totals are summed in float64;
+    the product of a single unit is returned as it is, because a copy of a large one takes time.
 
     Args:
         x: samples of the first side.
         y: the same samples of the second side.
         outlier_rows: which samples are multiplied in float64.
-        regular: ``zero_outliers(x, outlier_rows)``, if the caller has it.
-        fast: whether they serve a null, see ``fast_where_many``.
+        regular: ``zero_outliers(x, outlier_rows)``, if the caller has it; for a null perhaps rounded.
     """
     device = sum_device(x.device)
     regular = zero_outliers(x, outlier_rows) if regular is None else regular
-    no_outliers = regular is x
-    with full_float32(x.device, fast and fast_where_many(x)):
-        per_unit = (gram(regular) if y is None else product(regular, y.to(x))).to(device)
+    no_outliers = x.dtype == torch.float64 or not bool(outlier_rows.any())
+    with full_float32(x.device):
+        per_unit = (gram(regular) if y is None else product(regular, y.to(regular))).to(device, x.dtype)
     y = x if y is None else y
     total = per_unit[0] if len(per_unit) == 1 and no_outliers else sum_in_float64(per_unit)
     if not no_outliers:

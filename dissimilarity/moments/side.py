@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -205,9 +206,8 @@ class Side:
             if site in self.only_sampled:
                 continue
             labels = self.lengths.labels(activation, units, before)
-            samples[site] = as_samples(activation).unflatten(0, (len(units), -1))
+            samples[site] = self._without_offset(site, activation, units)
             if self.moments:
-                samples[site] = remove_offset(samples[site], self._offset(site, samples[site][0]))
                 norms[site] = squared_norms(samples[site])
                 outlier_rows[site] = find_outlier_rows(norms[site]).to(activation.device)
         counts = {site: part.shape[1] for site, part in samples.items()}
@@ -220,6 +220,22 @@ class Side:
         members = Sequences.of_chunk(self.lengths, activation, units, before)
         chunk = Chunk(samples, norms, outlier_rows, units, labels, members)
         return with_sequences(chunk, None if not self.by_sequence or members.single else members)
+
+    def chunk_again(self, chunk: Chunk, acts: Mapping[str, Tensor]) -> Chunk:
+        """Return a chunk with its samples, of which only what follows from them was kept.
+
+        Args:
+            chunk: the chunk without samples.
+            acts: its activations at some sites, as for ``add``.
+        """
+        sites = [site for site in acts if site not in self.only_sampled]
+        samples = {site: self._without_offset(site, acts[site], chunk.units) for site in sites}
+        return replace(chunk, samples=samples)
+
+    def _without_offset(self, site: str, activation: Tensor, units: range) -> Tensor:
+        """Return the samples of an activation (units, n, d), without their offset where measures read sums."""
+        samples = as_samples(activation).unflatten(0, (len(units), -1))
+        return remove_offset(samples, self._offset(site, samples[0])) if self.moments else samples
 
     def agree_on_offsets(self, acts: Mapping[str, Tensor], units: range) -> None:
         """Share the offsets of the first process, from its first chunk, so that each can continue alone."""

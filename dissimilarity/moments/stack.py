@@ -1,6 +1,7 @@
 """Samples of one side at sites of one width, as a second pass over the samples reads them."""
 
 from collections.abc import Sequence
+from functools import cached_property
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -59,7 +60,7 @@ class Stack:
         single = len(self.samples) == 1
         vectors_of_sites = [vectors[:1] if name else vectors] if single else vectors[:, None]
         parts = zip(self.samples, vectors_of_sites, strict=True)
-        rows = self.outlier_rows().nonzero()[:, 0] if self.dtype != torch.float64 else None
+        rows = self.outlier_rows.nonzero()[:, 0] if self.dtype != torch.float64 else None
         product = torch.cat([_products(samples, vectors, rows) for samples, vectors in parts], 1)
         if name:
             self._along[name] = product
@@ -67,11 +68,12 @@ class Stack:
 
     def norms(self) -> Float[Tensor, "n sites"]:
         """Return the squared norm of each sample at each site."""
-        return self.chunk.norms_of(self.sites)[0].flatten(0, 1)
+        return self.chunk.norms_of(self.sites).flatten(0, 1)
 
+    @cached_property
     def outlier_rows(self) -> Bool[Tensor, " n"]:
-        """Return which samples are outliers at any of the sites."""
-        return self.chunk.norms_of(self.sites)[1].flatten()
+        """Which samples are outliers at any of the sites."""
+        return self.chunk.outlier_rows_of(self.sites).flatten()
 
     def own_weights(self, members: Sequences) -> Float[Tensor, "n sites"]:
         """Return the product of each sample with the sum of its sequence."""

@@ -10,7 +10,7 @@ from torch import Tensor
 from dissimilarity import CCA, CKA, AngularCKA, LinearRegression, Procrustes, compare
 from dissimilarity.comparison.activations import ModelActivations
 from dissimilarity.comparison.plan import make_plan
-from dissimilarity.moments import products
+from dissimilarity.moments import products, side
 from dissimilarity.moments.side import Side
 from dissimilarity.moments.stack import Stack
 from dissimilarity.probe.probe_set import Extent, ProbeSet
@@ -99,6 +99,26 @@ def test_activations_are_stored_for_error_bars(monkeypatch: pytest.MonkeyPatch) 
     compare(activations(1, 1), activations(1, 2), measures=[CKA()], n_units=1)
 
 
+@pytest.mark.parametrize("cache", [2**26, 0])
+def test_samples_are_read_again_with_what_followed_from_them(cache: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also at some of the sites; norms, sums and weights are computed again only where they do not fit the cache."""
+    monkeypatch.setattr("dissimilarity.comparison.activations.CHUNK_CACHE", cache)
+    plan = make_plan(ProbeSet(Extent(SEQUENCES, LENGTH)), [CKA()])
+    acts = {site: samples + 9 for site, samples in activations(2, 1, torch.float32).items()}
+    halves = [({site: part[half] for site, part in acts.items()}, range(1)) for half in (slice(0, 8), slice(8, None))]
+    stored = ModelActivations(plan, ["s0", "s1"], halves)
+    first = list(stored)
+    norms = []
+    monkeypatch.setattr(side, "squared_norms", lambda samples: norms.append(samples) or products.squared_norms(samples))
+    for sites in (None, ["s1"]):
+        for chunk, again in zip(first, stored.at(sites), strict=True):
+            assert list(again.samples) == (sites or ["s0", "s1"])
+            assert (again.units, again.members.places) == (chunk.units, chunk.members.places)
+            for name in ("samples", "norms", "outlier_rows", "sums", "weights"):
+                assert torch.equal(getattr(again, name)["s1"], getattr(chunk, name)["s1"])
+    assert len(norms) == (0 if cache else 6)
+
+
 def test_samples_along_a_vector_are_in_their_precision_and_outliers_in_float64() -> None:
     x = torch.randn(SEQUENCES, LENGTH, WIDTH, generator=torch.Generator().manual_seed(0))
     x[3, 5] *= 1e6
@@ -110,7 +130,7 @@ def test_samples_along_a_vector_are_in_their_precision_and_outliers_in_float64()
     stack = Stack(next(iter(stored.at())), ["s"])
     exact, product = stack.samples[0].double() @ vectors.mT, stack.along(vectors)
     outlier = 3 * LENGTH + 5
-    assert stack.outlier_rows().nonzero().tolist() == [[outlier]]
+    assert stack.outlier_rows.nonzero().tolist() == [[outlier]]
     assert torch.allclose(product[outlier], exact[outlier], rtol=1e-12, atol=0)
     usual = torch.arange(len(exact)) != outlier
     sizes = stack.samples[0].double().norm(dim=1)[usual, None] * vectors.norm(dim=1)
