@@ -9,7 +9,9 @@ which is one product of the samples with each matrix of slopes. Summed over the 
 influence of that sequence in the infinitesimal jackknife, and no sums per sequence are needed.
 """
 
+import math
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 
 import torch
 from jaxtyping import Float
@@ -27,6 +29,7 @@ def estimate_again(
     formula: Callable[[Moments], Float[Tensor, " pairs"]],
     totals: Moments,
     changed: Callable[[Part], Part] = lambda part: part,
+    apart: float = math.inf,
 ) -> SecondPass[tuple[Float[Tensor, " pairs"], Float[Tensor, "sequences pairs"]]]:
     """Return values of a formula of moments, and the influences of the sequences, by reading the samples again.
 
@@ -34,12 +37,16 @@ def estimate_again(
         formula: a differentiable function of the sums.
         totals: the sums over all samples, float64, with pairs as their leading dimension.
         changed: returns the samples that stand for those of a part.
+        apart: the value above which products of samples may be as imprecise as error bars allow.
     """
     value, slopes = with_slopes(formula, totals)
-    prepared = Slopes.of(slopes)
-    return SecondPass(
-        lambda part: {"influence": weight_slopes(prepared, changed(part))}, lambda sums: (value, sums["influence"])
-    )
+    prepared, fast = Slopes.of(slopes), bool((value > apart).all())
+
+    def terms(part: Part) -> Moments:
+        part = changed(part)
+        return {"influence": weight_slopes(prepared, replace(part, fast=part.fast or fast))}
+
+    return SecondPass(terms, lambda sums: (value, sums["influence"]))
 
 
 def weight_slopes(slopes: Slopes, part: Part) -> Float[Tensor, "n pairs"]:

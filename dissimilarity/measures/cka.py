@@ -25,15 +25,9 @@ from dissimilarity.measures.numerics.rearranged_hsic import PairKernel, rearrang
 from dissimilarity.moments.cross import moments_of_sequences
 from dissimilarity.moments.pair import SWAPPED, Moments, centered_cross, moments_of
 from dissimilarity.moments.paired_samples import PairedSamples
-from dissimilarity.moments.products import has_fast_bfloat16
+from dissimilarity.moments.products import APART, has_fast_bfloat16
 from dissimilarity.moments.second_pass import SecondPass
 from dissimilarity.probe.arguments import choice, flag
-
-APART = 0.95
-"""CKA up to which error bars take products of samples as imprecise as they allow: at most 1e-3 of them is rounding.
-
-Near 1, what the cross term and the self terms have in common cancels, and rounding does not.
-"""
 
 
 def cka(x: ArrayLike, y: ArrayLike, debiased: bool = True, units: ArrayLike | None = None) -> Float[Tensor, ""]:

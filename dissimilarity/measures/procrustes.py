@@ -1,17 +1,21 @@
 """Orthogonal Procrustes distance, as an angle or squared."""
 
-from collections.abc import Mapping
-from typing import ClassVar, Literal, get_args
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Literal, get_args
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from dissimilarity.inference.influence import estimate_again
 from dissimilarity.measures.base.checks import ArrayLike, paired_samples
 from dissimilarity.measures.base.fitted_measure import FittedMeasure, halved_moments_of
+from dissimilarity.measures.base.moment_measure import Estimate
 from dissimilarity.measures.numerics.crossfit import cross_fitted
 from dissimilarity.measures.numerics.exact import angle, exact_where_same
 from dissimilarity.moments.pair import Moments, centered_cross, centered_squares, moment_side, moments_of
+from dissimilarity.moments.products import APART
+from dissimilarity.moments.second_pass import SecondPass
 from dissimilarity.probe.arguments import choice, flag
 
 Kind = Literal["angular", "squared"]
@@ -64,7 +68,7 @@ def procrustes_moments_of(x: ArrayLike, y: ArrayLike, crossfit: bool, units: Arr
 def procrustes_from_moments(m: Moments, kind: Kind, crossfit: bool = False) -> Float[Tensor, "*pairs"]:
     """Return the distance from sums."""
     cosine = cross_fitted(m, _best_rotation, _rotated_cosine) if crossfit else procrustes_cosine(m)
-    return exact_where_same(m, 2 - 2 * cosine if kind == "squared" else angle(cosine), Procrustes.identical)
+    return exact_where_same(m, _distance(cosine, kind), Procrustes.identical)
 
 
 def procrustes_cosine(m: Moments) -> Float[Tensor, "*pairs"]:
@@ -146,6 +150,15 @@ class Procrustes(FittedMeasure):
     def from_moments(self, m: Moments) -> Float[Tensor, "*pairs"]:
         """Return the distance from sums."""
         return procrustes_from_moments(m, self.kind, self.crossfit)
+
+    def estimate_again(self, totals: Moments, x: Sequence[Any], y: Sequence[Any]) -> SecondPass[Estimate]:
+        """Return the value and the influences of the sequences; from fast products if all sides are well apart."""
+        apart = torch.inf if self.crossfit else _distance(torch.tensor(APART), self.kind).item()
+        return estimate_again(self.from_moments, totals, apart=apart)
+
+
+def _distance(cosine: Float[Tensor, "*pairs"], kind: Kind) -> Float[Tensor, "*pairs"]:
+    return 2 - 2 * cosine if kind == "squared" else angle(cosine)
 
 
 def _cosine(xy: Float[Tensor, "*pairs p q"], norms: Float[Tensor, "*pairs"]) -> Float[Tensor, "*pairs"]:

@@ -70,12 +70,12 @@ def _forms(
     x: Float[Tensor, "n p"], wide: Float[Tensor, "p columns"], y: Float[Tensor, "n _"], pairs: int
 ) -> Float[Tensor, "n pairs"]:
     """Return x_i' G y_i, a few samples at a time."""
-    values = x.new_empty(len(x), pairs)
+    values = x.new_empty(len(x), pairs, dtype=torch.promote_types(x.dtype, torch.float32))
     at_once = max(1, BYTES_AT_ONCE["cuda" if x.is_cuda else "cpu"] // wide[0].nbytes)
     space = x.new_empty(min(at_once, len(x)), wide.shape[1])
     for start in range(0, len(x), at_once):
         rows = slice(start, min(start + at_once, len(x)))
         products = torch.mm(x[rows], wide, out=space[: rows.stop - start]).unflatten(1, (pairs, -1))
         products.mul_(y[rows].unflatten(1, (-1, products.shape[-1])))
-        values[rows] = products.sum(-1)
+        values[rows] = products.sum(-1, dtype=values.dtype)
     return values

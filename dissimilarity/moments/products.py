@@ -21,6 +21,13 @@ MANY = 512
 """Samples from which products may be fast: their roundings average out, and the precision decides how long it takes."""
 
 
+APART = 0.8
+"""Cosine of two sides up to which error bars take fast products: at most 0.5% of them is rounding.
+
+Near 1, what the cross term and the self terms have in common cancels, and rounding does not.
+"""
+
+
 @cache
 def has_fast_bfloat16(device: str) -> bool:
     """Return whether a kind of device has products of bfloat16; most processors emulate them, which takes longer."""
