@@ -88,7 +88,8 @@ class ModelActivations:
         self.side = plan.side(sites, sync)
         self.null_side: Side | None = None
         self._cached: list[Chunk] = []
-        self._derived: list[Chunk] | None = None if isinstance(chunks, Iterator) else []
+        # Not of saved activations, which are read where they are: memory must not grow with a file.
+        self._derived: list[Chunk] | None = [] if isinstance(chunks, list) else None
         self._of_all: Chunks | None = None
 
     def __iter__(self) -> Iterator[Chunk]:

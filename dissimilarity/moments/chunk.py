@@ -56,9 +56,9 @@ class Chunk:
 
     @property
     def derived_bytes(self) -> int:
-        """Size of norms, sums and weights, without samples and their products."""
+        """Size of norms, sums, weights and labels, without samples and their products."""
         parts = (self.norms, self.outlier_rows, self.sums, self.weights)
-        return sum(values.nbytes for part in parts for values in part.values())
+        return sum(values.nbytes for values in (*self.labels, *(value for part in parts for value in part.values())))
 
     def side_by_side(self, sites: Sequence[str]) -> Tensor:
         """Return the samples of some sites side by side (units, n, columns); for one site without a copy."""

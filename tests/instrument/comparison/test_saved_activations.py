@@ -297,7 +297,7 @@ print(max(peak(8192, kind) for kind in kinds), *(peak(499_968, kind) for kind in
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads the resident memory from /proc")
 def test_memory_does_not_grow_with_the_file(tmp_path: Path) -> None:
-    """Files of 128 MB."""
+    """Each side reads a file of 128 MB."""
     for n in (8192, 499_968):
         rows = np.random.default_rng(0).standard_normal((n // 64, 64, 64), dtype=np.float32)
         np.save(tmp_path / f"{n}.npy", rows)
@@ -306,7 +306,7 @@ def test_memory_does_not_grow_with_the_file(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", MEMORY, str(tmp_path)], cwd=root, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     small, *large = map(int, done.stdout.split())
-    assert max(large) - small < 100
+    assert max(large) - small < 120
 
 
 class Routed(nn.Module):
