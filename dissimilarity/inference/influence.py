@@ -11,7 +11,6 @@ influence of that sequence in the infinitesimal jackknife, and no sums per seque
 
 import math
 from collections.abc import Callable, Iterable
-from dataclasses import replace
 
 import torch
 from jaxtyping import Float
@@ -42,11 +41,11 @@ def estimate_again(
     value, slopes = with_slopes(formula, totals)
     prepared, fast = Slopes.of(slopes), bool((value > apart).all())
 
-    def terms(part: Part) -> Moments:
-        part = changed(part)
-        return {"influence": weight_slopes(prepared, replace(part, fast=part.fast or fast))}
-
-    return SecondPass(terms, lambda sums: (value, sums["influence"]))
+    return SecondPass(
+        lambda part: {"influence": weight_slopes(prepared, changed(part))},
+        lambda sums: (value, sums["influence"]),
+        fast,
+    )
 
 
 def weight_slopes(slopes: Slopes, part: Part) -> Float[Tensor, "n pairs"]:

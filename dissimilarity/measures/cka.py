@@ -1,6 +1,7 @@
 """Linear centered kernel alignment, exact over any number of samples."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, ClassVar, get_args
 
 import torch
@@ -207,7 +208,7 @@ class CKA(MomentMeasure):
         """Return CKA, and CKA without each sequence in turn; the arguments are those of ``estimate_again``."""
         totals = self._read(totals)
         fast = has_fast_bfloat16(totals["n"].device.type) and self._are_apart(totals, x, y)
-        left_out = hsic_left_out(totals, self.debiased, fast)
+        left_out = replace(hsic_left_out(totals, self.debiased), fast=fast)
         return left_out.then(lambda cross: self._cosines(totals, cross, x, y))
 
     def _are_apart(self, totals: Moments, x: Sequence[Tensor], y: Sequence[Tensor]) -> bool:

@@ -47,9 +47,9 @@ class Part:
         """The place of each sample's sequence among all."""
         return self.members.of_samples.to(sum_device(self.x.device))
 
-    def bilinear(self, matrices: Matrices, fast: bool = False) -> Float[Tensor, "n pairs"]:
-        """Return x_i' G y_i of each sample, by one product for all pairs; ``fast`` as for the part."""
-        return bilinear(self.x, matrices, self.y, self.outlier_rows, self.fast or fast)
+    def bilinear(self, matrices: Matrices) -> Float[Tensor, "n pairs"]:
+        """Return x_i' G y_i of each sample, by one product for all pairs."""
+        return bilinear(self.x, matrices, self.y, self.outlier_rows, self.fast)
 
     def quadratic_x(self, matrices: Matrices) -> Float[Tensor, "n pairs"]:
         """Return x_i' G x_i of each sample."""

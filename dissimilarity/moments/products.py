@@ -10,22 +10,18 @@ from torch import Tensor
 
 OUTLIER_FACTOR = 16.0
 """A row is an outlier where its squared norm exceeds this many times the median."""
-
-
-def sum_device(device: torch.device) -> torch.device:
-    """Return where float64 sums live: beside the data, or on the CPU for devices without float64 (MPS)."""
-    return torch.device("cpu") if device.type == "mps" else device
-
-
 MANY = 512
 """Samples from which products may be fast: their roundings average out, and the precision decides how long it takes."""
-
-
 APART = 0.8
 """Cosine of two sides up to which error bars take fast products: at most 0.5% of them is rounding.
 
 Near 1, what the cross term and the self terms have in common cancels, and rounding does not.
 """
+
+
+def sum_device(device: torch.device) -> torch.device:
+    """Return where float64 sums live: beside the data, or on the CPU for devices without float64 (MPS)."""
+    return torch.device("cpu") if device.type == "mps" else device
 
 
 @cache

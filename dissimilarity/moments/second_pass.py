@@ -26,14 +26,16 @@ class SecondPass(Generic[Result]):
         terms: what each sample of a part adds to each sum, (n, pairs), or each sequence, (sequences, pairs) if the name
             ends in ``_s``.
         result: returns what follows from the sums of all sequences (sequences, pairs), by name; it may take them out.
+        fast: whether the products of samples may be as imprecise as error bars allow.
     """
 
     terms: Callable[[Part], Moments]
     result: Callable[[dict[str, Tensor]], Result]
+    fast: bool = False
 
     def then(self, function: Callable[[Result], Other]) -> "SecondPass[Other]":
         """Return the pass with a function of its result as its result."""
-        return SecondPass(self.terms, lambda sums: function(self.result(sums)))
+        return SecondPass(self.terms, lambda sums: function(self.result(sums)), self.fast)
 
 
 class Reading(NamedTuple):
@@ -91,9 +93,8 @@ def read_again(readings: Sequence[Reading], meetings: Iterable[Meeting], count: 
             if total.error is None:
                 first = null if reading.in_null else x
                 assert first is not None
-                part = Part.of(
-                    stack(first, [reading.site]), stack(y, reading.partners), y.members, number, fast=reading.in_null
-                )
+                sides = stack(first, [reading.site]), stack(y, reading.partners)
+                part = Part.of(*sides, y.members, number, fast=reading.in_null or reading.second_pass.fast)
                 try:
                     total.add(reading, part, count)
                 except (ValueError, RuntimeError) as error:

@@ -18,18 +18,17 @@ from dissimilarity.moments.paired_samples import Part
 from dissimilarity.moments.second_pass import SecondPass
 
 
-def hsic_left_out(m: Moments, debiased: bool = True, fast: bool = False) -> SecondPass[Float[Tensor, "times pairs"]]:
+def hsic_left_out(m: Moments, debiased: bool = True) -> SecondPass[Float[Tensor, "times pairs"]]:
     """Return HSIC of pairs over all samples, and then without each sequence in turn.
 
     Args:
         m: the sums over all samples, (pairs, ...); with sums over sequences, these are the units of HSIC.
         debiased: whether to return the unbiased HSIC, or |Xc'Yc|^2.
-        fast: whether the products of samples may be as imprecise as error bars allow.
     """
-    return _of_sequences(m, fast) if debiased and "u" in m else _of_samples(m, debiased, fast)
+    return _of_sequences(m) if debiased and "u" in m else _of_samples(m, debiased)
 
 
-def _of_sequences(m: Moments, fast: bool) -> SecondPass[Float[Tensor, "times pairs"]]:
+def _of_sequences(m: Moments) -> SecondPass[Float[Tensor, "times pairs"]]:
     products, u, v = [m[key] for key in KEYS if key in m], m["u"], m["v"]
     weights = [torch.ones_like(m["lengths"]), m["lengths"]][: 2 if len(products) > 1 else 1]
     a, b = ([torch.einsum("ps,psd->pd", weight, side) for weight in weights] for side in (u, v))
@@ -65,7 +64,7 @@ def _of_sequences(m: Moments, fast: bool) -> SecondPass[Float[Tensor, "times pai
             [side.along(vector, f"sums of all, lengths to the power {e}") for e, vector in enumerate(vectors)]
             for side, vectors in ((part.x, a), (part.y, b))
         )
-        values = {name: part.bilinear(matrix, fast) for name, matrix in prepared.items()}
+        values = {name: part.bilinear(matrix) for name, matrix in prepared.items()}
         values |= {f"kb{h}": k * y_h for h, y_h in enumerate(y)} | {f"al{f}": x_f * l for f, x_f in enumerate(x)}
         values |= {f"ab{f}{h}": x[f] * y[h] for f, h in ((0, 0), (1, 0), (0, 1)) if max(f, h) < len(a)}
         values["kl"] = k * l
@@ -126,7 +125,7 @@ def _fours_left_out(
     return total_k * total_l - 4 * rows + 2 * (both.sum(-1) - 2 * _from_zero(both.mT))
 
 
-def _of_samples(m: Moments, debiased: bool, fast: bool) -> SecondPass[Float[Tensor, "times pairs"]]:
+def _of_samples(m: Moments, debiased: bool) -> SecondPass[Float[Tensor, "times pairs"]]:
     """Return HSIC with samples as units, or |Xc'Yc|^2."""
     product, sx, sy = m["xy"], m["x"], m["y"]
     m_b, a_m = (product @ sy[..., None])[..., 0], (sx[:, None] @ product)[:, 0]
@@ -139,7 +138,7 @@ def _of_samples(m: Moments, debiased: bool, fast: bool) -> SecondPass[Float[Tens
         a, b = (side.norms() for side in sides)
         x, y = part.x.along(sx), part.y.along(sy)
         values = {"n": torch.ones_like(b), "a": a.expand_as(b), "b": b, "ab": a * b, "xs": x, "ys": y}
-        values |= {"mm": part.bilinear(prepared, fast), "mb": part.x.along(m_b), "am": part.y.along(a_m)}
+        values |= {"mm": part.bilinear(prepared), "mb": part.x.along(m_b), "am": part.y.along(a_m)}
         values |= {"own": (x - k) * (y - l)}
         values |= {"xxb": part.x.along(m["xb"]) + (x - k) * b, "yya": part.y.along(m["ya"]) + (y - l) * a}
         squares_x, squares_y = own_x.square().sum(-1), own_y.square().sum(-1)
