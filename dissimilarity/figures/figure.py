@@ -10,8 +10,6 @@ import matplotlib as mpl
 import matplotlib.style
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.backends.backend_pdf import FigureCanvasPdf
-from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
@@ -124,6 +122,10 @@ def _write(figure: Figure, file: Any, kind: str) -> None:
             FigureCanvasAgg(figure).print_png(file)
             figure.set_dpi(dpi)
         elif kind == "pdf":
+            from matplotlib.backends.backend_pdf import FigureCanvasPdf  # whose import delays a training by 0.3 s
+
             FigureCanvasPdf(figure).print_pdf(file)
         else:
+            from matplotlib.backends.backend_svg import FigureCanvasSVG
+
             FigureCanvasSVG(figure).print_svg(file)
