@@ -53,19 +53,25 @@ def _compared(measure: SampleMeasure, x: Side, y: Side, with_null: bool, pair: S
 def prepared_pair(measure: SampleMeasure, x: Side, y: Side, pair: SitePair) -> tuple[Any, Any, SampledSubset]:
     """Return both prepared sides of a sample measure at a pair of sites, and the samples that it reads."""
     subset = x.subset(pair[0], measure.max_samples, measure.seed)
-    first, second = (_prepared(measure, side, site, subset) for side, site in ((x, pair[0]), (y, pair[1])))
+    first, second = (prepared_samples(measure, side, site, subset) for side, site in ((x, pair[0]), (y, pair[1])))
     return first, second, subset
 
 
-def _prepared(measure: SampleMeasure, side: Side, site: str, subset: SampledSubset) -> Any:
-    """Return the prepared samples of a measure at a site, computed once per side."""
-    if (measure.label, site) not in side.prepared:
-        side.prepared[measure.label, site] = prepared_samples(measure, side, site, subset)
-    return side.prepared[measure.label, site]
+def prepared_samples(measure: SampleMeasure, side: Side, site: str, subset: SampledSubset, *which: str) -> Any:
+    """Return some samples of a site as a measure reads them, computed once per side.
 
-
-def prepared_samples(measure: SampleMeasure, side: Side, site: str, subset: SampledSubset) -> Any:
-    """Return some samples of a site as a measure reads them."""
-    samples = side.samples[site]
-    samples = samples[subset.index.to(samples.device)]
-    return measure.prepare(samples) if subset.most == 1 else measure.prepare_sequences(samples, subset.sequence)
+    Args:
+        measure: the measure.
+        side: the side.
+        site: the site.
+        subset: the samples.
+        which: a name for them, unless they are those of the value.
+    """
+    key = (measure.label, site, *which)
+    if key not in side.prepared:
+        samples = side.samples[site]
+        samples = samples[subset.index.to(samples.device)]
+        side.prepared[key] = (
+            measure.prepare(samples) if subset.most == 1 else measure.prepare_sequences(samples, subset.sequence)
+        )
+    return side.prepared[key]

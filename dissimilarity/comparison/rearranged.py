@@ -118,7 +118,9 @@ class Exchanges:
         subset = x.subset(pair[0], measure.max_samples, measure.seed).shared(self.group)
         if len(subset.index) < measure.minimum_samples:
             return None, None, None
-        first, second = (prepared_samples(measure, side, site, subset) for side, site in zip((x, y), pair, strict=True))
+        first, second = (
+            prepared_samples(measure, side, site, subset, "shared") for side, site in zip((x, y), pair, strict=True)
+        )
         return first, second, subset.exchanged(self.taken[numbers])
 
 

@@ -62,7 +62,7 @@ class Side:
         self.samples_per_unit = torch.zeros(lengths.n_units, dtype=torch.float64)
         self.samples: dict[str, Tensor] = {}
         self.varying: set[str] = set()
-        self.prepared: dict[tuple[str, str], Any] = {}
+        self.prepared: dict[tuple[str, ...], Any] = {}
         self.prepared_again: dict[tuple[str, str], Any] = {}
         self.ranks: dict[tuple[str, str], int | None] = {}
         self.collinear: dict[str, bool] = {}

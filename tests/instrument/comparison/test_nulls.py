@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -174,6 +175,22 @@ def test_a_group_that_shares_no_position_is_left_out_of_p() -> None:
     (row,) = compare(x, {"c": y["c"][:, :2]}, measures=[Procrustes()], nulls=19,
                      control=Control(drop_top_norm=1)).to_pylist()  # fmt: skip
     assert math.isnan(row["p"]) or 0.05 <= row["p"] <= 1
+
+
+def test_each_site_is_prepared_once_for_the_value_and_once_for_p(monkeypatch: pytest.MonkeyPatch) -> None:
+    x, y = sides()
+    prepared: list[int] = []
+    prepare = MutualKNN.prepare_sequences
+
+    def counted(measure: MutualKNN, samples: Tensor, sequence: Tensor) -> Any:
+        prepared.append(len(samples))
+        return prepare(measure, samples, sequence)
+
+    monkeypatch.setattr(MutualKNN, "prepare_sequences", counted)
+    models = {"x": x, "y": y, "z": {"e": x["a"] + y["c"]}}
+    loaders = {name: lambda model=model: model for name, model in models.items()}
+    compare_many(loaders, measures=[MutualKNN(k=4)], mask=MASK, nulls=3)
+    assert sorted(Counter(prepared).values()) == [5, 5]
 
 
 def test_a_mask_beside_pooling_is_no_unequal_length() -> None:
