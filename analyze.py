@@ -8,7 +8,7 @@ if __name__ == "__main__":
     from launch.cli import starting
 
     signals.take_over()  # before the first import that takes time
-    starting.show()
+    starting.begin()
 
 import sys
 from pathlib import Path
@@ -19,6 +19,7 @@ from omegaconf import DictConfig
 
 import settings
 from callbacks import signals
+from launch.cli import starting
 from launch.cli.command import run
 from launch.cli.consent import named
 from launch.cli.messages import report
@@ -70,6 +71,7 @@ def analyze(cfg: DictConfig) -> Path:
         if not cfg.models:  # the study trains first: find mistakes before that
             build_measures(cfg)
         study = build_study(cfg)
+        starting.imported()
         with taken_back(created, _holds_no_results):
             results = study(cfg)
         write_results(results, folder, cfg)

@@ -8,7 +8,7 @@ if __name__ == "__main__":
     from launch.cli import starting
 
     signals.take_over()  # before the first import that takes time
-    starting.show()
+    starting.begin()
 
 import sys
 import time
@@ -23,6 +23,7 @@ from rich.console import Console
 from rich.status import Status
 
 import settings
+from launch.cli import starting
 from launch.cli.command import run
 from launch.cli.rehearsal import absent, rehearse, taken_back
 from launch.cli.sweep import sweep_id, typed_overrides
@@ -116,6 +117,7 @@ def fit(cfg: DictConfig, folder: Path, initial: InitialWeights | None, status: S
     from models.initial_model import load_into
 
     silence()
+    starting.imported()
     last = checkpoint_of(folder)
     pl.seed_everything(cfg.seed, verbose=False)
     status.update("reading the text (the first time it also trains the tokenizer, about 10 s)")
