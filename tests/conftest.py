@@ -1,5 +1,6 @@
 """What every test runs under: one thread, no network, no display, and tensor shapes checked at run time."""
 
+import gc
 import os
 from collections.abc import Iterator
 from typing import Any
@@ -15,6 +16,8 @@ import torch
 
 from tests.helpers import shapes
 
+# A collection of garbage looks at all that the imports have made, by default after every few hundred new objects.
+gc.set_threshold(100_000, 50, 100)
 torch.set_num_threads(1)
 # How long an example takes depends on what else the machine does.
 hypothesis.settings.register_profile("any load", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
@@ -28,6 +31,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with the files of slow tests, so that the workers end together."""
     slow = {item.path for item in items if item.get_closest_marker("slow")}
     items.sort(key=lambda item: item.path not in slow)
+
+
+def pytest_collection_finish() -> None:
+    """Leave what the imports have made out of all further collections of garbage, also in forks."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
