@@ -5,44 +5,11 @@ from pathlib import Path
 
 import pytest
 from hydra.errors import HydraException
-from omegaconf import OmegaConf
 
 import settings
-from launch.cli.compose import CONF, compose
+from launch.cli.compose import compose
 from launch.cli.validate import validate
 from launch.run.summary import next_command
-
-CHOICES = sorted(
-    f"{path.parent.relative_to(CONF).as_posix()}={path.stem}"
-    for path in CONF.glob("*/**/*.yaml")
-    if path.stem != "base" and path.relative_to(CONF).parts[0] not in ("measure", "hydra", "data")
-) + sorted(f"data={path.stem}" for path in (CONF / "data").glob("*.yaml") if path.stem != "base")
-
-
-NEEDED = {
-    "data=files": ["data.source.paths=[notes.txt]"],
-    "data=hub": ["data.source.name=organization/name"],
-    "data=pairs_file": ["data.source.files={train: mine.tsv}"],
-    "data/tokenizer=file": ["data.tokenizer.path=tokenizer.json"],
-    "data/tokenizer=hub": ["data.tokenizer.name=organization/name"],
-    "measures=none": ["+measure@measures.cka=cka"],
-}
-"""Keys that some choices require."""
-
-
-@pytest.mark.parametrize("choice", CHOICES)
-def test_every_choice_composes_and_validates(choice: str) -> None:
-    prefix = "+" if choice.split("=")[0] in ("experiment", "debug") else ""
-    if choice.startswith("study="):
-        validate(compose([choice], "analyze"), "analyze")
-        return
-    # Pairs of sentences are shorter than the default probe set's sequences.
-    cfg = compose([choice.removeprefix(prefix), "probe.length=32", *NEEDED.get(choice, [])])
-    validate(cfg)
-    cfg.name = settings.run_name(cfg)
-    OmegaConf.resolve(cfg.callbacks)
-    OmegaConf.resolve(cfg.logger)
-    OmegaConf.resolve(cfg.trainer)
 
 
 def test_defaults_are_those_of_the_design() -> None:

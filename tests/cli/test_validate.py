@@ -15,6 +15,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+import settings
 from analyze import analyze
 from dissimilarity.tracking.alerts import RULES
 from launch.cli.arguments import ALERT_KEYS
@@ -25,10 +26,23 @@ from launch.cli.rules import PART, PARTS, Rule
 from launch.cli.validate import entries, validate
 from launch.machine import check_device, check_devices
 from launch.run.ranks import is_first, waiting
-from tests.cli.test_settings import CHOICES, NEEDED
 from tests.helpers.tiny_run import in_process, tiny, tiny_overrides
 from train import train
 
+CHOICES = sorted(
+    f"{path.parent.relative_to(CONF).as_posix()}={path.stem}"
+    for path in CONF.glob("*/**/*.yaml")
+    if path.stem != "base" and path.relative_to(CONF).parts[0] not in ("measure", "hydra", "data")
+) + sorted(f"data={path.stem}" for path in (CONF / "data").glob("*.yaml") if path.stem != "base")
+NEEDED = {
+    "data=files": ["data.source.paths=[notes.txt]"],
+    "data=hub": ["data.source.name=organization/name"],
+    "data=pairs_file": ["data.source.files={train: mine.tsv}"],
+    "data/tokenizer=file": ["data.tokenizer.path=tokenizer.json"],
+    "data/tokenizer=hub": ["data.tokenizer.name=organization/name"],
+    "measures=none": ["+measure@measures.cka=cka"],
+}
+"""Keys that some choices require."""
 SETS = list(dict.fromkeys(["measures=default", *CHOICES]))
 NEVER = (math.nan, 1e400, "foo", True)
 """Values that no number can have."""
@@ -55,6 +69,7 @@ def composed(choice: str) -> tuple[DictConfig, str]:
     """Return the config of a choice on the command line, and its command."""
     if choice.startswith("study="):
         return compose([choice], "analyze"), "analyze"
+    # Pairs of sentences are shorter than the default probe set's sequences.
     return compose([choice, "probe.length=32", *NEEDED.get(choice, [])]), "train"
 
 
@@ -72,6 +87,17 @@ def numbers_of(choice: str) -> dict[tuple[str, str], str]:
             inside = node.get("_target_") or re.sub("medium|paper", "small", key)
             keys.setdefault((inside, str(last)), key)
     return keys
+
+
+@pytest.mark.parametrize("choice", CHOICES)
+def test_every_choice_composes_and_validates(choice: str) -> None:
+    cfg, command = copy.deepcopy(composed(choice))
+    validate(cfg, command)
+    if command == "train":
+        cfg.name = settings.run_name(cfg)
+        OmegaConf.resolve(cfg.callbacks)
+        OmegaConf.resolve(cfg.logger)
+        OmegaConf.resolve(cfg.trainer)
 
 
 @pytest.mark.parametrize("choice", SETS)
