@@ -39,7 +39,7 @@ class Side:
         varying: sites whose samples are those of sequences of given, perhaps unequal lengths.
         sequence_sums: the sum of each sequence, by site.
         samples_per_unit: number of samples of each unit.
-        prepared: what measures computed from this side alone, by measure and site.
+        prepared: what measures computed from this side alone, by measure, site and, for p, the samples that are shared.
         prepared_again: the same with what each sequence adds, from samples that were read again; or why there is none.
         ranks: ranks of whitened sites, by measure and site.
         collinear: whether the features of a site are nearly collinear, as far as this was asked.
