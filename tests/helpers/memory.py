@@ -4,13 +4,31 @@
 files, which the system drops when it needs room.
 """
 
+import os
 import resource
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
 
 EVERY = 0.002
 """Seconds between two looks."""
+RETURNED = {"MALLOC_MMAP_THRESHOLD_": str(2**17)}
+"""Lets glibc return large blocks when they are freed, of which it otherwise keeps up to a gigabyte, by chance."""
+
+
+def printed_by(program: str, *arguments: object) -> list[int]:
+    """Return the numbers that a program prints, in a process that keeps no freed memory."""
+    done = subprocess.run(
+        [sys.executable, "-c", program, *map(str, arguments)],
+        cwd=Path(__file__).parents[2],
+        env=os.environ | RETURNED,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    return list(map(int, done.stdout.split()))
 
 
 def peak_during(work: Callable[[], object]) -> int:

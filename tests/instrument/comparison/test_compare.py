@@ -1,9 +1,7 @@
 """compare(): two models of different depth and width against the functions on their captured samples."""
 
 import math
-import subprocess
 import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,6 +12,7 @@ from dissimilarity import CKA, JSD, KL, Disagreement, MutualKNN, Procrustes, cap
 from dissimilarity.comparison.compare import COLUMNS
 from dissimilarity.functional import cka, disagreement, jsd, kl, mutual_knn, procrustes
 from models.transformer import Transformer
+from tests.helpers.memory import printed_by
 
 VOCABULARY, LENGTH = 23, 8
 SITES = "blocks.*.resid_post"
@@ -228,10 +227,5 @@ print(peak(2048), peak(4096))
 @pytest.mark.parametrize("options", ["n_units=16", "n_units=None"])
 def test_memory_does_not_grow_with_the_samples(options: str) -> None:
     """Twice the tokens, read once or kept in files: in memory the activations alone would take 256 MB more."""
-    root = Path(__file__).parents[3]
-    done = subprocess.run(
-        [sys.executable, "-c", MEMORY.replace("{options}", options)], cwd=root, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
-    small, large = map(int, done.stdout.split())
-    assert large - small < 150
+    small, large = printed_by(MEMORY.replace("{options}", options))
+    assert large - small < 120

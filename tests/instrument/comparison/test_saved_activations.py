@@ -1,7 +1,6 @@
 """compare() of saved activations: every kind of file against the module that made it, and what is rejected."""
 
 import math
-import subprocess
 import sys
 from collections import OrderedDict
 from collections.abc import Callable
@@ -19,6 +18,7 @@ from dissimilarity import CKA, KL, RSA, MutualKNN, Procrustes, capture, compare
 from dissimilarity.comparison.save import save_activations
 from dissimilarity.comparison.saved import device_of_sources, open_source
 from dissimilarity.functional import cka, mutual_knn
+from tests.helpers.memory import printed_by
 from tests.instrument.comparison.test_compare import LENGTH, SITES, model, table, tokens
 
 MEASURES = [CKA(), Procrustes(), MutualKNN(k=5)]
@@ -302,11 +302,8 @@ def test_memory_does_not_grow_with_the_file(tmp_path: Path) -> None:
         rows = np.random.default_rng(0).standard_normal((n // 64, 64, 64), dtype=np.float32)
         np.save(tmp_path / f"{n}.npy", rows)
         save_file({"x": torch.from_numpy(rows)}, tmp_path / f"{n}.safetensors")
-    root = Path(__file__).parents[3]
-    done = subprocess.run([sys.executable, "-c", MEMORY, str(tmp_path)], cwd=root, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    small, *large = map(int, done.stdout.split())
-    assert max(large) - small < 120
+    small, *large = printed_by(MEMORY, tmp_path)
+    assert max(large) - small < 60
 
 
 class Routed(nn.Module):
