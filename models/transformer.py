@@ -17,6 +17,34 @@ from torch import Tensor, nn
 
 from models.rotary import Rotary
 
+# In bf16 on a processor, torch's fused attention takes 2 to 4 times as long, forward and backward, as the products do
+# (two AMX cores, torch 2.13, 8 heads of 64: 45 against 11 ms for 16 x 128 tokens, 48 against 26 for 4 x 512).
+# In longer sequences, what the products keep for the backward pass takes too much memory.
+PRODUCTS_UP_TO = 512
+
+
+def causal_attention(
+    q_BHTK: Float[Tensor, "batch head pos d_head"],
+    k_BHTK: Float[Tensor, "batch head pos d_head"],
+    v_BHTK: Float[Tensor, "batch head pos d_head"],
+) -> Float[Tensor, "batch head pos d_head"]:
+    """Return the mean of the values at earlier positions and this one, weighted by softmax(q k / sqrt(d_head)).
+
+    Examples:
+        >>> x = torch.eye(2)[None, None]
+        >>> causal_attention(0 * x, x, x)
+        tensor([[[[1.0000, 0.0000],
+                  [0.5000, 0.5000]]]])
+    """
+    n_pos, d_head = v_BHTK.shape[-2:]
+    slow = v_BHTK.device.type == "cpu" and v_BHTK.dtype == torch.bfloat16 and v_BHTK.requires_grad
+    if not slow or n_pos > PRODUCTS_UP_TO:
+        return F.scaled_dot_product_attention(q_BHTK, k_BHTK, v_BHTK, is_causal=True)
+    later = torch.full((n_pos, n_pos), -torch.inf, dtype=q_BHTK.dtype).triu(1)
+    queries, keys, values = (part.flatten(0, 1) for part in (q_BHTK, k_BHTK, v_BHTK))
+    scores = torch.baddbmm(later, queries, keys.mT, alpha=1 / math.sqrt(d_head))
+    return torch.bmm(scores.softmax(-1), values).view_as(v_BHTK)
+
 
 class Attention(nn.Module):
     """Causal multi-head self-attention; the rows of `W_QKV` are queries, keys and values, each by head."""
@@ -35,7 +63,7 @@ class Attention(nn.Module):
         )
         if self.rotary is not None:
             q_BHTK, k_BHTK = self.rotary(q_BHTK), self.rotary(k_BHTK)
-        z_BHTK = F.scaled_dot_product_attention(q_BHTK, k_BHTK, v_BHTK, is_causal=True)
+        z_BHTK = causal_attention(q_BHTK, k_BHTK, v_BHTK)
         return self.W_O(z_BHTK.transpose(1, 2).flatten(2))
 
 
