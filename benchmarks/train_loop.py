@@ -2,8 +2,8 @@
 
 Width 512, depth 2, the default data and batch. All three train in the precision that train.py chooses on this machine,
 and none is compiled. `train.py` is the whole training function with its callbacks, loggers and tables on; its steps are
-timed from batch to batch, without those of ticks (`tracker` measures their cost). TransformerLens comes with
-`pip install -e ".[bench]"`.
+timed from batch to batch, without those of ticks (`tracker` measures their cost). The floor is the matrix products of a
+step alone, without those of attention. TransformerLens comes with `pip install -e ".[bench]"`.
 """
 
 import contextlib
@@ -91,6 +91,28 @@ def bare_step(
     return step
 
 
+def products_of_a_step(net: nn.Module, tokens: int, precision: str, device: str) -> Callable[[int], None]:
+    """Make the matrix products of one update: the output of each linear layer and the gradients of its two factors."""
+    dtype = torch.bfloat16 if precision.startswith("bf16") else torch.float32
+    layers = [module for module in net.modules() if isinstance(module, nn.Linear)]
+    factors = [
+        (
+            torch.randn(tokens, layer.in_features, device=device, dtype=dtype),
+            torch.randn(tokens, layer.out_features, device=device, dtype=dtype),
+            layer.weight.detach().to(dtype),
+        )
+        for layer in layers
+    ]
+
+    def step(index: int) -> None:
+        for x, gradient, weight in factors:
+            F.linear(x, weight)
+            gradient @ weight
+            gradient.mT @ x
+
+    return step
+
+
 def transformer_lens_net(cfg: Any, d_vocab: int, device: str) -> nn.Module | None:
     """Return a TransformerLens model of the same shape with random weights, or None if it is not installed."""
     try:
@@ -116,7 +138,7 @@ def transformer_lens_net(cfg: Any, d_vocab: int, device: str) -> nn.Module | Non
 
 
 def run(device: str = "cpu") -> None:
-    """Print tokens per second, and how much faster or slower train.py is."""
+    """Print tokens per second, how much faster or slower train.py is, and the floor of its matrix products."""
     overrides = [*OVERRIDES, f"trainer.accelerator={device}"]
     cfg = compose(overrides)
     with tempfile.TemporaryDirectory() as folder:
@@ -128,14 +150,15 @@ def run(device: str = "cpu") -> None:
         batches = torch.cat([blocks, blocks[:, :1]], 1).unflatten(0, (STEPS, -1)).to(device)
         net = build_net(without_missing(cfg.model), data.d_vocab, cfg.init_seed).to(device)
         precision = choose_precision("auto", net, batches[0], torch.device(device)).chosen
+        tokens = cfg.data.batch_size * cfg.data.n_ctx
         candidates = {"train.py": partial(median_of_training, [*overrides, *place, f"trainer.precision={precision}"])}
         rivals = {"bare loop": net, "TransformerLens, bare loop": transformer_lens_net(cfg, data.d_vocab, device)}
         for name, rival in rivals.items():
             if rival is not None:
                 optimizer = torch.optim.AdamW(rival.parameters(), lr=1e-4, fused=True)
                 candidates[name] = partial(median_step, bare_step(rival, batches, precision, optimizer))
+        candidates["matrix products alone"] = partial(median_step, products_of_a_step(net, tokens, precision, device))
         figures = interleaved(candidates)
-    tokens = cfg.data.batch_size * cfg.data.n_ctx
     rows = []
     for name in candidates:
         low, middle, high = ratio(figures, name, "train.py")
