@@ -11,7 +11,14 @@ from torch import Tensor
 from dissimilarity.inference.jackknife import influence_of_left_out
 from dissimilarity.measures.base.checks import ArrayLike, paired_samples
 from dissimilarity.measures.base.sample_measure import SampleMeasure
-from dissimilarity.measures.numerics.distances import about_mean, condensed, dot, pair_distances, rearranged, row_sums
+from dissimilarity.measures.numerics.distances import (
+    about_mean,
+    condensed,
+    dot,
+    pair_distances,
+    rearranged_pairs,
+    row_sums,
+)
 from dissimilarity.measures.numerics.ranks import Ranks, below, exact_ranks, quick_ranks, ranks_among
 from dissimilarity.moments.products import sum_device
 from dissimilarity.probe.arguments import choice
@@ -161,8 +168,10 @@ class RSA(SampleMeasure):
 
     def rearrange(self, x: Geometry, order: Int[Tensor, " n"]) -> Geometry:
         """Return the pairs of the rearranged samples."""
-        values = rearranged(x.values, order)
-        return Geometry(x.n, values, x.squares, None if x.ranks is None else _ranks_as_given(values))
+        places = rearranged_pairs(order.to(x.values.device))
+        values = x.values.index_select(0, places)
+        ranks = None if x.ranks is None else Ranks(values, x.ranks.place.index_select(0, places))
+        return Geometry(x.n, values, x.squares, ranks)
 
 
 def standardized(x: Float[Tensor, "n p"]) -> Float[Tensor, "n p"]:
@@ -185,12 +194,6 @@ def standardized(x: Float[Tensor, "n p"]) -> Float[Tensor, "n p"]:
     if flat:
         raise ValueError(f"{flat} samples have no variance over their features, so they correlate with nothing")
     return samples.div_(norm)
-
-
-def _ranks_as_given(values: Float[Tensor, " pairs"]) -> Ranks:
-    """Return the ranks of numbers that are average ranks already."""
-    _, place = torch.unique(values, return_inverse=True)
-    return Ranks(values, place)
 
 
 def _among(side: Geometry, pairs: Int[Tensor, " subset"]) -> Float[Tensor, " subset"]:

@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from dissimilarity.measures.numerics.blocks import Blocks, block_hsic
-from dissimilarity.measures.numerics.distances import dot, rearranged, row_sums, square
+from dissimilarity.measures.numerics.distances import dot, rearranged_pairs, row_sums, square
 from dissimilarity.measures.numerics.hsic import MINIMUM
 
 
@@ -39,7 +39,7 @@ class Matrix:
     def rearranged(self, order: Int[Tensor, " n"]) -> "Matrix":
         """Return the matrix of the samples in another order."""
         return Matrix(
-            rearranged(self.pairs, order),
+            self.pairs.index_select(0, rearranged_pairs(order.to(self.pairs.device))),
             self.diagonal,
             self.sums[order.to(self.sums.device)],
             self.squares,

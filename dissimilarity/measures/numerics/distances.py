@@ -139,10 +139,19 @@ def condensed(matrix: Shaped[Tensor, "n n"], dtype: torch.dtype) -> Shaped[Tenso
     return pairs
 
 
-def rearranged(pairs: Float[Tensor, " pairs"], order: Int[Tensor, " n"]) -> Float[Tensor, " pairs"]:
-    """Return the condensed matrix of samples[order]."""
-    order = order.to(pairs.device)
-    return condensed(square(pairs, len(order))[order][:, order], pairs.dtype)
+def rearranged_pairs(order: Int[Tensor, " n"]) -> Int[Tensor, " pairs"]:
+    """Return where the condensed entries of samples[order] are among those of the samples; order is a permutation.
+
+    >>> rearranged_pairs(torch.tensor([0, 2, 1]))  # pairs 01, 02, 12 become 02, 01, 21
+    tensor([1, 0, 2])
+    """
+    n = len(order)
+    places = order.new_empty(n * (n - 1) // 2)
+    for start, part in _parts(places, n):
+        first, second = order[start : start + SAMPLES_AT_ONCE, None], order[start:]
+        low, high = torch.minimum(first, second), torch.maximum(first, second)
+        _pack(low * (2 * n - 1 - low) // 2 + high - low - 1, part)
+    return places
 
 
 def row_sums(pairs: Float[Tensor, " pairs"], n: int) -> Float[Tensor, " n"]:

@@ -61,8 +61,8 @@ def exact_ranks(values: Float[Tensor, " numbers"]) -> Ranks:
 
 def _centered_ranks(counts: Int[Tensor, " distinct"]) -> Float[Tensor, " distinct"]:
     """Return the average rank of the numbers at each place, minus the mean rank."""
-    before = counts.cumsum(0) - counts
-    return before.double() + (counts.double() - counts.sum()) / 2
+    half = counts.double() / 2
+    return half.cumsum(0).mul_(2).sub_(half).sub_(half.sum())
 
 
 def ranks_among(ranks: Ranks, subset: Int[Tensor, " subset"]) -> Float[Tensor, " subset"]:

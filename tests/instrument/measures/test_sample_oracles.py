@@ -9,7 +9,7 @@ import torch
 from scipy.stats import rankdata
 from torch import Tensor
 
-from dissimilarity import MinibatchCKA
+from dissimilarity import RBFCKA, RSA, DistanceCorrelation, JaccardKNN, MinibatchCKA, MutualKNN
 from dissimilarity.functional import (
     cka,
     disagreement,
@@ -22,6 +22,7 @@ from dissimilarity.functional import (
     rbf_cka,
     rsa,
 )
+from dissimilarity.measures.base.sample_measure import SampleMeasure
 from dissimilarity.measures.numerics.ranks import below, exact_ranks, quick_ranks
 from tests.helpers import sample_oracles
 from tests.helpers.oracles import Array
@@ -189,6 +190,35 @@ def test_ranks_by_counting_are_ranks_by_sorting() -> None:
     assert exact_ranks(values).centered.tolist() == expected.tolist()
     assert quick_ranks(torch.ones(100)) is None
     assert quick_ranks(torch.logspace(-30, 30, 20_000)) is None
+
+
+@pytest.mark.parametrize(
+    "measure",
+    [
+        *(RSA(rdm, compare) for rdm in ("correlation", "sqeuclidean") for compare in ("spearman", "pearson")),
+        *(DistanceCorrelation(), DistanceCorrelation(debiased=True), RBFCKA(), MutualKNN(k=4), JaccardKNN(k=4)),
+    ],
+    ids=lambda measure: measure.label,
+)
+@pytest.mark.parametrize("n", [3, 40, 300])
+def test_a_rearranged_side_is_that_of_the_rearranged_samples(measure: SampleMeasure, n: int) -> None:
+    """With its error bar; 300 samples take several blocks of pairs, and some are equal.
+
+    Not for nearest neighbors, where the order decides which of two at one distance is a neighbor.
+    """
+    if n < max(measure.minimum_samples, 2 * getattr(measure, "k", 0)):
+        pytest.skip("too few samples for this measure")
+    generator = torch.Generator().manual_seed(n)
+    x, y = (torch.randn(n, 5, generator=generator, dtype=torch.float64) for _ in "xy")
+    if not hasattr(measure, "k"):
+        x[n // 2 :: 7] = x[0]
+    order, units = torch.randperm(n, generator=generator), torch.arange(n) // max(1, n // 10)
+    sides = measure.rearrange(measure.prepare(x), order), measure.prepare(y)
+    value, influence = measure.estimate(*sides, units)
+    expected, expected_influence = measure.estimate(measure.prepare(x[order]), sides[1], units)
+    torch.testing.assert_close(value, expected)
+    torch.testing.assert_close(influence, expected_influence, equal_nan=True)
+    torch.testing.assert_close(measure.rearranged_values(measure.prepare(x), sides[1], order[None])[0], expected)
 
 
 def test_a_number_with_more_weight_raises_the_ranks_above_it() -> None:
