@@ -26,6 +26,7 @@ class Stack:
         self.samples = list(samples) or [chunk.side_by_side([site]).flatten(0, 1) for site in self.sites]
         self._side_by_side: dict[torch.dtype, Tensor] = {}
         self._along: dict[str, Tensor] = {}
+        self._sequence_sums: list[tuple[Tensor, Tensor]] = []
 
     def __len__(self) -> int:
         return len(self.samples[0])
@@ -81,8 +82,7 @@ class Stack:
             return self.norms()
         if self.chunk.sums:
             return self.chunk.weights_of(self.sites).flatten(0, 1)
-        parts = [sequence_sums(self.chunk.side_by_side([site]), members)[1].flatten() for site in self.sites]
-        return torch.stack(parts, 1)
+        return torch.stack([weights.flatten() for _, weights in self._sums_and_weights(members)], 1)
 
     def own_sums(self, members: Sequences) -> Float[Tensor, "sequences sites d"]:
         """Return the sums of the sequences."""
@@ -90,7 +90,14 @@ class Stack:
             return _as_float64(torch.stack(self.samples, 1))
         if self.chunk.sums:
             return torch.stack([self.chunk.sums_of(site) for site in self.sites], 1)
-        return torch.stack([sequence_sums(self.chunk.side_by_side([site]), members)[0] for site in self.sites], 1)
+        return torch.stack([sums for sums, _ in self._sums_and_weights(members)], 1)
+
+    def _sums_and_weights(self, members: Sequences) -> list[tuple[Tensor, Tensor]]:
+        """Return the sums of the sequences at each site and the products of samples with them, computed once."""
+        if not self._sequence_sums:
+            parts = (self.chunk.side_by_side([site]) for site in self.sites)
+            self._sequence_sums = [sequence_sums(part, members) for part in parts]
+        return self._sequence_sums
 
     def grams(self, members: Sequences) -> Float[Tensor, "sequences sites length length"]:
         """Return the products of the samples of each sequence with each other."""

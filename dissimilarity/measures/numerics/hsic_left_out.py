@@ -136,7 +136,7 @@ def _of_samples(m: Moments, debiased: bool) -> SecondPass[Float[Tensor, "times p
         own_x, own_y = (side.own_sums(part.members) for side in sides)
         k, l = (side.own_weights(part.members) for side in sides)  # noqa: E741
         a, b = (side.norms() for side in sides)
-        x, y = part.x.along(sx), part.y.along(sy)
+        x, y = (side.along(vector, "sum of all samples") for side, vector in zip(sides, (sx, sy), strict=True))
         values = {"n": torch.ones_like(b), "a": a.expand_as(b), "b": b, "ab": a * b, "xs": x, "ys": y}
         values |= {"mm": part.bilinear(prepared), "mb": part.x.along(m_b), "am": part.y.along(a_m)}
         values |= {"own": (x - k) * (y - l)}
