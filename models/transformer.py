@@ -37,13 +37,13 @@ def causal_attention(
                   [0.5000, 0.5000]]]])
     """
     n_pos, d_head = v_BHTK.shape[-2:]
-    slow = v_BHTK.device.type == "cpu" and v_BHTK.dtype == torch.bfloat16 and v_BHTK.requires_grad
-    if not slow or n_pos > PRODUCTS_UP_TO:
-        return F.scaled_dot_product_attention(q_BHTK, k_BHTK, v_BHTK, is_causal=True)
-    later = torch.full((n_pos, n_pos), -torch.inf, dtype=q_BHTK.dtype).triu(1)
-    queries, keys, values = (part.flatten(0, 1) for part in (q_BHTK, k_BHTK, v_BHTK))
-    scores = torch.baddbmm(later, queries, keys.mT, alpha=1 / math.sqrt(d_head))
-    return torch.bmm(scores.softmax(-1), values).view_as(v_BHTK)
+    bf16_on_cpu = v_BHTK.device.type == "cpu" and v_BHTK.dtype == torch.bfloat16
+    if bf16_on_cpu and v_BHTK.requires_grad and n_pos <= PRODUCTS_UP_TO:
+        later = torch.full((n_pos, n_pos), -torch.inf, dtype=q_BHTK.dtype).triu(1)
+        queries, keys, values = (part.flatten(0, 1) for part in (q_BHTK, k_BHTK, v_BHTK))
+        scores = torch.baddbmm(later, queries, keys.mT, alpha=1 / math.sqrt(d_head))
+        return torch.bmm(scores.softmax(-1), values).view_as(v_BHTK)
+    return F.scaled_dot_product_attention(q_BHTK, k_BHTK, v_BHTK, is_causal=True)
 
 
 class Attention(nn.Module):

@@ -61,6 +61,7 @@ def exact_ranks(values: Float[Tensor, " numbers"]) -> Ranks:
 
 def _centered_ranks(counts: Int[Tensor, " distinct"]) -> Float[Tensor, " distinct"]:
     """Return the average rank of the numbers at each place, minus the mean rank."""
+    # On average, half of the numbers at a place are below each of them, and half of all are below the mean rank.
     half = counts.double() / 2
     return half.cumsum(0).mul_(2).sub_(half).sub_(half.sum())
 
