@@ -19,7 +19,7 @@ from dissimilarity.measures.numerics.distances import (
     rearranged_pairs,
     row_sums,
 )
-from dissimilarity.measures.numerics.ranks import Ranks, below, exact_ranks, quick_ranks, ranks_among
+from dissimilarity.measures.numerics.ranks import Ranks, below, exact_ranks, quick_ranks
 from dissimilarity.moments.products import sum_device
 from dissimilarity.probe.arguments import choice
 
@@ -161,8 +161,8 @@ class RSA(SampleMeasure):
         first, second = condensed(units.T, unit.dtype), condensed(units, unit.dtype)
         values = []
         for left_out in range(int(unit.max()) + 1):
-            pairs = ((first != left_out) & (second != left_out)).nonzero()[:, 0]
-            a, b = (_among(side, pairs) for side in (x, y))
+            pairs = ((first == left_out) | (second == left_out)).nonzero()[:, 0]
+            a, b = (_without(side, pairs) for side in (x, y))
             values.append(a @ b / ((a @ a) * (b @ b)).sqrt())
         return self.between(x, y), influence_of_left_out(torch.stack(values))
 
@@ -196,12 +196,13 @@ def standardized(x: Float[Tensor, "n p"]) -> Float[Tensor, "n p"]:
     return samples.div_(norm)
 
 
-def _among(side: Geometry, pairs: Int[Tensor, " subset"]) -> Float[Tensor, " subset"]:
-    """Return the dissimilarities of some pairs, or their ranks, about their mean."""
+def _without(side: Geometry, left_out: Int[Tensor, " some"]) -> Float[Tensor, " pairs"]:
+    """Return the dissimilarities of all pairs but some, or their ranks, about their mean; zero for those left out."""
     if side.ranks is not None:
-        return ranks_among(side.ranks, pairs)
-    values = side.values.index_select(0, pairs).double()
-    return values - values.mean()
+        return side.ranks.without(left_out)
+    values = side.values.double().index_fill(0, left_out, 0)
+    mean = values.sum() / (len(values) - len(left_out))
+    return values.sub_(mean).index_fill_(0, left_out, 0)
 
 
 def _covariance(x: Geometry, y: Geometry, weight: Float[Tensor, " n"] | None) -> Float[Tensor, ""]:

@@ -233,11 +233,21 @@ def with_sequences(chunk: Chunk, sequences: Sequences | None) -> Chunk:
 
 
 def squares_of(
-    x: Chunk, sites: Sequence[str], y: Chunk, partners: Sequence[str]
+    x: Chunk, sites: Sequence[str], y: Chunk, partners: Sequence[str], grams: bool | None = None
 ) -> Float[Tensor, "sequences sites partners"]:
-    """Return |X_s'Y_s|^2 of each sequence, for all sites of one chunk with all partners in another."""
+    """Return |X_s'Y_s|^2 of each sequence, for all sites of one chunk with all partners in another.
+
+    Args:
+        x: the first chunk.
+        sites: its sites.
+        y: the second chunk.
+        partners: its sites.
+        grams: whether they follow from products of samples with each other, which chunks keep, or from those of columns
+            with columns; by default from what takes less work for these sites alone.
+    """
     widths = [[chunk.samples[site].shape[-1] for site in names] for chunk, names in ((x, sites), (y, partners))]
-    if x.members.prefer_grams(*map(sum, widths)):
+    columns, others = map(sum, widths)
+    if x.members.prefer_grams(columns + others, columns * others) if grams is None else grams:
         return squares_of_grams(x.grams_of(sites), y.grams_of(partners))
     rows, outlier_rows = x.members.rows, x.outlier_rows_of(sites) | y.outlier_rows_of(partners)
     parts = rows(x.side_by_side(sites)), rows(y.side_by_side(partners)), rows(outlier_rows)

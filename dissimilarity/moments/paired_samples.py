@@ -28,6 +28,7 @@ class Part:
         members: the sequences that they form.
         number: which part this is.
         fast: whether products may be as imprecise as error bars allow.
+        grams: whether squares follow from products of samples with each other; as in ``squares_of``.
     """
 
     x: Stack
@@ -36,11 +37,14 @@ class Part:
     members: Sequences
     number: int = 0
     fast: bool = False
+    grams: bool | None = None
 
     @classmethod
-    def of(cls, x: Stack, y: Stack, members: Sequences, number: int, fast: bool = False) -> "Part":
+    def of(
+        cls, x: Stack, y: Stack, members: Sequences, number: int, fast: bool = False, grams: bool | None = None
+    ) -> "Part":
         """Return the part of two stacks of the same samples."""
-        return cls(x, y, x.outlier_rows | y.outlier_rows, members, number, fast)
+        return cls(x, y, x.outlier_rows | y.outlier_rows, members, number, fast, grams)
 
     @property
     def sequence(self) -> Int[Tensor, " n"]:
@@ -66,7 +70,7 @@ class Part:
         """Return |X_s'Y_s|^2 of each sequence."""
         if self.members.single:
             return self.x.norms() * self.y.norms()
-        return squares_of(self.x.chunk, self.x.sites, self.y.chunk, self.y.sites)[:, 0]
+        return squares_of(self.x.chunk, self.x.sites, self.y.chunk, self.y.sites, self.grams)[:, 0]
 
     def of_sequences(self, values: Float[Tensor, "n pairs"]) -> Float[Tensor, "sequences pairs"]:
         """Return the sum over the samples of each sequence."""

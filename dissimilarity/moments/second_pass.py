@@ -81,6 +81,7 @@ def read_again(readings: Sequence[Reading], meetings: Iterable[Meeting], count: 
     """
     sums = [_Sums() for _ in readings]
     for number, (x, null, y) in enumerate(meetings):
+        grams = _prefer_grams(readings, (x, null, y))
         stacks: dict[tuple[int, tuple[str, ...]], Stack] = {}
 
         def stack(chunk: Chunk, sites: Sequence[str], stacks: dict[Any, Stack] = stacks) -> Stack:
@@ -94,12 +95,27 @@ def read_again(readings: Sequence[Reading], meetings: Iterable[Meeting], count: 
                 first = null if reading.in_null else x
                 assert first is not None
                 sides = stack(first, [reading.site]), stack(y, reading.partners)
-                part = Part.of(*sides, y.members, number, fast=reading.in_null or reading.second_pass.fast)
+                part = Part.of(*sides, y.members, number, reading.in_null or reading.second_pass.fast, grams)
                 try:
                     total.add(reading, part, count)
                 except (ValueError, RuntimeError) as error:
                     total.error = error
     return [_result(reading, total) for reading, total in zip(readings, sums, strict=True)]
+
+
+def _prefer_grams(readings: Sequence[Reading], meeting: Meeting) -> bool:
+    """Return whether products of samples with each other, which serve all readings, take less work for squares."""
+    x, null, y = meeting
+    widths: dict[tuple[int, str], int] = {}
+    products = 0
+    for reading in readings:
+        first = null if reading.in_null else x
+        assert first is not None
+        columns = first.samples[reading.site].shape[-1]
+        others = {(id(y.grams), partner): y.samples[partner].shape[-1] for partner in reading.partners}
+        widths |= {(id(first.grams), reading.site): columns, **others}
+        products += columns * sum(others.values())
+    return y.members.prefer_grams(sum(widths.values()), products)
 
 
 def _result(reading: Reading, sums: _Sums) -> Any:

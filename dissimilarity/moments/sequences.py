@@ -86,9 +86,14 @@ class Sequences:
         """The place of each sample's sequence among all."""
         return torch.arange(self.first, self.first + len(self.lengths)).repeat_interleave(self.lengths)
 
-    def prefer_grams(self, columns: int, others: int) -> bool:
-        """Return whether products of samples with each other take less work than those of columns with columns."""
-        return int(self.lengths.max()) * (columns + others) <= columns * others
+    def prefer_grams(self, columns: int, products: int) -> bool:
+        """Return whether products of samples with each other take less work than those of columns with columns.
+
+        Args:
+            columns: columns of all sites whose samples would be multiplied with each other, once per site.
+            products: entries of the products of columns with columns, of all pairs of sites.
+        """
+        return int(self.lengths.max()) * columns <= products
 
     def rows(self, values: Shaped[Tensor, "units n *rest"]) -> Shaped[Tensor, "s length *rest"]:
         """Return values per sample by sequence; short sequences are filled with zeros."""

@@ -230,7 +230,7 @@ class Side:
         """
         sites = [site for site in acts if site not in self.only_sampled]
         samples = {site: self._without_offset(site, acts[site], chunk.units) for site in sites}
-        return replace(chunk, samples=samples)
+        return replace(chunk, samples=samples, grams={})
 
     def _without_offset(self, site: str, activation: Tensor, units: range) -> Tensor:
         """Return the samples of an activation (units, n, d), without their offset where measures read sums."""

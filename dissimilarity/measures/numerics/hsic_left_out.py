@@ -94,8 +94,8 @@ def _of_sequences(m: Moments) -> SecondPass[Float[Tensor, "times pairs"]]:
             kb, al, ab, kl = own[f"kb{h}"], own[f"al{f}"], own[f"ab{f}{h}"], own["kl"]
             middle = n_g * (ab - n_f * kb - n_h * al + 2 * n_f * n_h * kl - inner("md", f + h))
             both = _at(along_products, g)
-            first = along(u, m_b) - n_h * both - n_g * kb + 2 * n_g * n_h * kl - along(u, power("xl", g + h))
-            last = along(v, a_m) - n_f * both - n_g * al + 2 * n_g * n_f * kl - along(v, power("yk", f + g))
+            first = along(u, m_b - power("xl", g + h)) - n_h * both - n_g * kb + 2 * n_g * n_h * kl
+            last = along(v, a_m - power("yk", f + g)) - n_f * both - n_g * al + 2 * n_g * n_f * kl
             return whole - middle - n_f * first - n_h * last
 
         value = quadruple_mean(power_sums, different, chain, _fours_left_out(u, v, a[0], b[0], diagonals[0]), mean)
@@ -128,7 +128,9 @@ def _fours_left_out(
 def _of_samples(m: Moments, debiased: bool) -> SecondPass[Float[Tensor, "times pairs"]]:
     """Return HSIC with samples as units, or |Xc'Yc|^2."""
     product, sx, sy = m["xy"], m["x"], m["y"]
-    m_b, a_m = (product @ sy[..., None])[..., 0], (sx[:, None] @ product)[:, 0]
+    c, d = (product @ sy[..., None])[..., 0], (sx[:, None] @ product)[:, 0]
+    if debiased:  # without the pairs of a sample with itself, which would cost digits where one outweighs all others
+        c, d = c - m["xb"], d - m["ya"]
     prepared = Matrices(product)
 
     def terms(part: Part) -> Moments:
@@ -138,9 +140,10 @@ def _of_samples(m: Moments, debiased: bool) -> SecondPass[Float[Tensor, "times p
         a, b = (side.norms() for side in sides)
         x, y = (side.along(vector, "sum of all samples") for side, vector in zip(sides, (sx, sy), strict=True))
         values = {"n": torch.ones_like(b), "a": a.expand_as(b), "b": b, "ab": a * b, "xs": x, "ys": y}
-        values |= {"mm": part.bilinear(prepared), "mb": part.x.along(m_b), "am": part.y.along(a_m)}
+        values |= {"mm": part.bilinear(prepared), "xc": part.x.along(c), "yd": part.y.along(d)}
         values |= {"own": (x - k) * (y - l)}
-        values |= {"xxb": part.x.along(m["xb"]) + (x - k) * b, "yya": part.y.along(m["ya"]) + (y - l) * a}
+        if debiased:
+            values |= {"xc": values["xc"] - (x - k) * b, "yd": values["yd"] - (y - l) * a}
         squares_x, squares_y = own_x.square().sum(-1), own_y.square().sum(-1)
         both = torch.einsum("spd,pde,spe->sp", own_x.expand(-1, len(product), -1), product, own_y)
         return values | {"gh_s": part.squares(), "kx_s": squares_x.expand_as(both), "ky_s": squares_y, "both_s": both}
@@ -152,12 +155,12 @@ def _of_samples(m: Moments, debiased: bool) -> SecondPass[Float[Tensor, "times p
         total_x, total_y = (
             _dot(s, s) - 2 * own[key] + own[square] for s, key, square in ((sx, "xs", "kx_s"), (sy, "ys", "ky_s"))
         )
-        chain = _dot(sx, m_b) - own["mb"] - own["am"] + own["both_s"] - own["own"]
+        chain = _dot(sx, c) - own["xc"] - own["yd"] + own["both_s"] - own["own"]
         if not debiased:
             return trace - 2 * chain / n + total_x * total_y / n**2
-        inner = chain - (_dot(sx, m["xb"]) - own["xxb"]) - (_dot(sy, m["ya"]) - own["yya"]) + ab
+        chain = chain - _dot(sy, m["ya"]) + ab
         total_k, total_l = total_x - a, total_y - b
-        return (trace - ab + total_k * total_l / ((n - 1) * (n - 2)) - 2 / (n - 2) * inner) / (n * (n - 3))
+        return (trace - ab + total_k * total_l / ((n - 1) * (n - 2)) - 2 / (n - 2) * chain) / (n * (n - 3))
 
     return SecondPass(terms, result)
 

@@ -1,6 +1,7 @@
 """Average ranks of very many numbers, and how a rank correlation changes when one number counts more."""
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from jaxtyping import Float, Int
@@ -27,6 +28,16 @@ class Ranks:
 
     centered: Float[Tensor, " numbers"]
     place: Int[Tensor, " numbers"]
+
+    @cached_property
+    def counts(self) -> Int[Tensor, " distinct"]:
+        """How many numbers have each distinct value."""
+        return torch.bincount(self.place)
+
+    def without(self, left_out: Int[Tensor, " some"]) -> Float[Tensor, " numbers"]:
+        """Return the ranks of all numbers but some among themselves, about their mean; zero for those left out."""
+        counts = self.counts - torch.bincount(self.place.index_select(0, left_out), minlength=len(self.counts))
+        return _centered_ranks(counts).index_select(0, self.place).index_fill_(0, left_out, 0)
 
 
 def quick_ranks(values: Float[Tensor, " numbers"]) -> Ranks | None:
@@ -64,12 +75,6 @@ def _centered_ranks(counts: Int[Tensor, " distinct"]) -> Float[Tensor, " distinc
     # On average, half of the numbers at a place are below each of them, and half of all are below the mean rank.
     half = counts.double() / 2
     return half.cumsum(0).mul_(2).sub_(half).sub_(half.sum())
-
-
-def ranks_among(ranks: Ranks, subset: Int[Tensor, " subset"]) -> Float[Tensor, " subset"]:
-    """Return the ranks of some of the numbers among themselves, about their mean."""
-    place = ranks.place.index_select(0, subset)
-    return _centered_ranks(torch.bincount(place)).index_select(0, place)
 
 
 def below(ranks: Ranks, values: Float[Tensor, " numbers"]) -> Float[Tensor, " numbers"]:

@@ -1,7 +1,7 @@
 """Error bars read stored samples once for all pairs and measures, and only those of the null in fast products."""
 
 import math
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -10,7 +10,7 @@ from torch import Tensor
 from dissimilarity import CCA, CKA, AngularCKA, LinearRegression, Procrustes, compare
 from dissimilarity.comparison.activations import ModelActivations
 from dissimilarity.comparison.plan import make_plan
-from dissimilarity.moments import products, side
+from dissimilarity.moments import products, second_pass, sequences, side
 from dissimilarity.moments.side import Side
 from dissimilarity.moments.stack import Stack
 from dissimilarity.probe.probe_set import Extent, ProbeSet
@@ -98,6 +98,41 @@ def test_a_measure_that_fails_in_the_second_pass_leaves_the_others(monkeypatch: 
     for row in rows(torch.float64):
         assert math.isnan(row["value"]) == (row["measure"] == "cca")
         assert ("a fault in the second pass" in row["note"]) == (row["measure"] == "cca")
+
+
+@pytest.mark.parametrize(("pairs", "from_grams"), [("all", True), ("matched", False)])
+def test_squares_take_the_products_of_samples_where_these_serve_many_pairs(
+    pairs: Literal["all", "matched"], from_grams: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those of 16 samples take more work than one product of 12 by 12 columns, and less than nine."""
+    calls: list[str] = []
+
+    def count(name: str) -> None:
+        function = getattr(sequences, name)
+        monkeypatch.setattr(f"dissimilarity.moments.chunk.{name}", lambda *args: calls.append(name) or function(*args))
+
+    for name in ("within_grams", "squares_of_products"):
+        count(name)
+    x, y, measure = activations(3, 1), activations(3, 2), CKA(units="sample")
+    found = compare(x, y, measures=[measure], pairs=pairs).to_pylist()
+    assert calls.count("within_grams") == (2 * 3 if from_grams else 0)  # once per site of the single chunk
+    monkeypatch.setattr(second_pass, "_prefer_grams", lambda *args: not from_grams)
+    for row, expected in zip(found, compare(x, y, measures=[measure], pairs=pairs).to_pylist(), strict=True):
+        for column in ("stderr", "calibrated_stderr"):
+            assert row[column] == pytest.approx(expected[column], rel=1e-10)
+
+
+@pytest.mark.parametrize("debiased", [True, False])
+def test_the_error_bar_beside_a_massive_token_is_that_of_exact_products(debiased: bool) -> None:
+    """Its sequence weighs more than all others, and without it little is left of sums of fourth powers."""
+    x, y = activations(1, 1, torch.float32), activations(1, 2, torch.float32)
+    for side_of in (x, y):
+        side_of["s0"][3, 4] *= 10_000
+    measure = CKA(units="sample", debiased=debiased)
+    exact_x, exact_y = ({"s0": side_of["s0"].double()} for side_of in (x, y))
+    (row,) = compare(x, y, measures=[measure]).to_pylist()
+    (expected,) = compare(exact_x, exact_y, measures=[measure]).to_pylist()
+    assert row["stderr"] == pytest.approx(expected["stderr"], rel=1e-2)
 
 
 def test_activations_are_stored_for_error_bars(monkeypatch: pytest.MonkeyPatch) -> None:
