@@ -133,7 +133,7 @@ def _exactly_ranked(
     if sequence is not None:
         distances.masked_fill_(sequence[index, None] == sequence, float("inf"))
     kth = distances.kthvalue(k, dim=1, keepdim=True).values
-    distances = torch.where((distances - kth).abs() <= ROUNDING * kth, kth, distances)
+    distances = torch.where((distances - kth).abs() <= ROUNDING * kth + ROUNDING**2, kth, distances)
     last = distances.kthvalue(listed, dim=1, keepdim=True).values
     nearer, tied = distances < last, distances == last
     is_listed = nearer | (tied & (tied.cumsum(1) <= listed - nearer.sum(1, keepdim=True)))

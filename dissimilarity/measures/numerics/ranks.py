@@ -62,9 +62,9 @@ def quick_ranks(values: Float[Tensor, " numbers"]) -> Ranks | None:
 
 
 def exact_ranks(values: Float[Tensor, " numbers"]) -> Ranks:
-    """Rank nonnegative numbers by sorting. Neighbors that differ by rounding alone are ties."""
+    """Rank squared distances by sorting. Neighbors that differ by rounding alone are ties, and so are those about 0."""
     ordered, order = values.double().sort()
-    step = ordered.diff() > ROUNDING * ordered[1:]
+    step = ordered.diff() > ROUNDING * ordered[1:] + ROUNDING**2 * ordered[-1]
     distinct = torch.cat([step.new_zeros(1, dtype=torch.int64), step.cumsum(0)])
     place = torch.empty_like(distinct).scatter_(0, order, distinct)
     return Ranks(_centered_ranks(torch.bincount(distinct)).index_select(0, place), place)

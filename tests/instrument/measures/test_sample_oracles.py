@@ -217,7 +217,12 @@ def test_a_rearranged_side_is_that_of_the_rearranged_samples(measure: SampleMeas
     expected, expected_influence = measure.estimate(measure.prepare(x[order]), sides[1], units)
     torch.testing.assert_close(value, expected)
     torch.testing.assert_close(influence, expected_influence, equal_nan=True)
-    torch.testing.assert_close(measure.rearranged_values(measure.prepare(x), sides[1], order[None])[0], expected)
+    partners = [sides[1], measure.prepare(x)]
+    orders = torch.stack([torch.arange(n), order])
+    values = measure.rearranged_values(measure.prepare(x), partners, orders)
+    assert values.shape == (2, 2)
+    torch.testing.assert_close(values[1, 0], expected)
+    torch.testing.assert_close(values[0, 1], measure.between(measure.prepare(x), partners[1]))
 
 
 def test_a_number_with_more_weight_raises_the_ranks_above_it() -> None:
@@ -327,3 +332,15 @@ def test_the_bias_of_independent_samples_is_gone_from_the_debiased_forms() -> No
         biased = torch.stack([function(x, y, debiased=False) for x, y in draws])
         assert abs(debiased.mean().item()) < 4 * debiased.std().item() / 40**0.5 < 0.03
         assert biased.mean().item() > 0.5
+
+
+@pytest.mark.parametrize("measure", [RSA(), MutualKNN(k=3), JaccardKNN(k=3)], ids=lambda measure: measure.label)
+def test_samples_of_one_direction_are_equally_near_whatever_their_lengths(measure: SampleMeasure) -> None:
+    """Rounding puts them at distances that are 0 on paper, and decides neither ranks nor neighbors."""
+    generator = torch.Generator().manual_seed(0)
+    directions = torch.randint(-7, 8, (6, 5), generator=generator, dtype=torch.float64)
+    x = directions[torch.randint(6, (40,), generator=generator)]
+    y = torch.randn(40, 5, generator=generator, dtype=torch.float64)
+    lengths = 0.1 + torch.rand(40, 1, generator=generator, dtype=torch.float64)
+    values = [measure.between(measure.prepare(samples), measure.prepare(y)) for samples in (x, lengths * x)]
+    torch.testing.assert_close(*values, rtol=0, atol=1e-12)
