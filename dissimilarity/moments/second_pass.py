@@ -104,7 +104,10 @@ def read_again(readings: Sequence[Reading], meetings: Iterable[Meeting], count: 
 
 
 def _prefer_grams(readings: Sequence[Reading], meeting: Meeting) -> bool:
-    """Return whether products of samples with each other, which serve all readings, take less work for squares."""
+    """Return whether products of samples with each other, which serve all readings, take less work for squares.
+
+    Not if they would take more memory than the samples.
+    """
     x, null, y = meeting
     widths: dict[tuple[int, str], int] = {}
     products = 0
@@ -115,7 +118,8 @@ def _prefer_grams(readings: Sequence[Reading], meeting: Meeting) -> bool:
         others = {(id(y.grams), partner): y.samples[partner].shape[-1] for partner in reading.partners}
         widths |= {(id(first.grams), reading.site): columns, **others}
         products += columns * sum(others.values())
-    return y.members.prefer_grams(sum(widths.values()), products)
+    fits = int(y.members.lengths.max()) <= min(widths.values(), default=0)
+    return fits and y.members.prefer_grams(sum(widths.values()), products)
 
 
 def _result(reading: Reading, sums: _Sums) -> Any:

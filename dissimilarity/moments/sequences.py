@@ -16,6 +16,7 @@ of samples in units of the mean over all sequences, these are the sums beside th
 Sequences of equal length have n_s = 1, and their sums with e = 0 stand for all others.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -32,6 +33,9 @@ Sum = tuple[str, Tensor, Tensor]
 
 PRODUCTS_AT_ONCE = 2**22
 """Numbers of the products of single sequences that are in memory together."""
+
+FOURTH_POWERS = 1e-20, 1e30
+"""Products of two squared norms between which sums of their products are within the range of float32."""
 
 SAMPLES_AT_ONCE = 2**17
 """Numbers that are taken in float64 at a time: few enough to stay in the processor's cache."""
@@ -181,6 +185,9 @@ def squares_of_grams(
 ) -> Float[Tensor, "sequences sites partners"]:
     """Return |X_s'Y_s|^2 = tr(X_s X_s' Y_s Y_s') of each sequence, for all sites of x with all of y."""
     dtype = torch.promote_types(x.dtype, y.dtype)
+    largest = math.prod(side.diagonal(dim1=2, dim2=3).amax().item() for side in (x, y))
+    if not FOURTH_POWERS[0] < largest < FOURTH_POWERS[1]:
+        dtype = torch.float64
     with full_float32(x.device):
         return (x.flatten(2).to(dtype) @ y.flatten(2).to(dtype).mT).double()
 

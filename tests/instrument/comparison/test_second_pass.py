@@ -104,7 +104,7 @@ def test_a_measure_that_fails_in_the_second_pass_leaves_the_others(monkeypatch: 
 def test_squares_take_the_products_of_samples_where_these_serve_many_pairs(
     pairs: Literal["all", "matched"], from_grams: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Those of 16 samples take more work than one product of 12 by 12 columns, and less than nine."""
+    """Those of 8 samples at 6 sites take more work than three products of 12 by 12 columns, and less than nine."""
     calls: list[str] = []
 
     def count(name: str) -> None:
@@ -113,13 +113,38 @@ def test_squares_take_the_products_of_samples_where_these_serve_many_pairs(
 
     for name in ("within_grams", "squares_of_products"):
         count(name)
-    x, y, measure = activations(3, 1), activations(3, 2), CKA(units="sample")
-    found = compare(x, y, measures=[measure], pairs=pairs).to_pylist()
-    assert calls.count("within_grams") == (2 * 3 if from_grams else 0)  # once per site of the single chunk
+    x, y = ({site: part[:, :8] for site, part in activations(3, seed).items()} for seed in (1, 2))
+
+    def rows_of_pairs() -> list[dict[str, Any]]:
+        return compare(x, y, measures=[CKA(units="sample")], pairs=pairs, null=False).to_pylist()
+
+    found = rows_of_pairs()
+    # At each of 6 sites once for the terms with itself, and once for all pairs.
+    assert calls.count("within_grams") == (12 if from_grams else 6)
     monkeypatch.setattr(second_pass, "_prefer_grams", lambda *args: not from_grams)
-    for row, expected in zip(found, compare(x, y, measures=[measure], pairs=pairs).to_pylist(), strict=True):
-        for column in ("stderr", "calibrated_stderr"):
-            assert row[column] == pytest.approx(expected[column], rel=1e-10)
+    for row, expected in zip(found, rows_of_pairs(), strict=True):
+        assert row["stderr"] == pytest.approx(expected["stderr"], rel=1e-10)
+
+
+def test_long_sequences_never_take_products_of_samples(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each would be larger than the samples at its site, however many pairs it served."""
+    monkeypatch.setattr("dissimilarity.moments.chunk.within_grams", lambda *args: pytest.fail("16 samples, 12 columns"))
+    compare(activations(8, 1), activations(8, 2), measures=[CKA(units="sample"), CKA(debiased=False)])
+
+
+@pytest.mark.parametrize("width", [6, WIDTH])
+@pytest.mark.parametrize("scale", [1e-18, 1e-10, 1e9, 1e12])
+def test_error_bars_do_not_depend_on_the_scale(scale: float, width: int) -> None:
+    """Sums of fourth powers would leave the range of float32."""
+    x, y = (
+        {site: part[:, :8, :width] for site, part in activations(2, seed, torch.float32).items()} for seed in (1, 2)
+    )
+    measures = [CKA(), CKA(units="sample"), CKA(debiased=False)]
+    scaled = {site: part * scale for site, part in x.items()}
+    expected = compare(x, y, measures=measures).to_pylist()
+    for row, same in zip(compare(scaled, y, measures=measures).to_pylist(), expected, strict=True):
+        for column in ("value", "stderr", "null", "calibrated", "calibrated_stderr"):
+            assert row[column] == pytest.approx(same[column], rel=1e-3, abs=1e-6)
 
 
 @pytest.mark.parametrize("debiased", [True, False])
