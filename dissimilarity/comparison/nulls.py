@@ -2,8 +2,8 @@
 
 Each rearrangement puts all sequences into a circle of their own (``probe.rearrangement``), so it needs the activations
 of both models on the whole probe set. A moment measure takes the sums over pairs of sites again for each, n p q
-operations, and its decomposition; a sample measure takes its comparison, n^2. Linear CKA of whole sequences has a
-cheaper form (``measures.numerics.rearranged_hsic``).
+operations, and its decomposition; a sample measure takes its comparison, n^2, with a site that is rearranged once for
+all of its partners. Linear CKA of whole sequences has a cheaper form (``measures.numerics.rearranged_hsic``).
 """
 
 import math
@@ -28,6 +28,7 @@ from dissimilarity.measures.base.sample_measure import SampleMeasure
 from dissimilarity.moments.agreement import gathered, together
 from dissimilarity.moments.chunk import Chunk
 from dissimilarity.moments.cross import Cross, SitePair
+from dissimilarity.moments.side import Side
 
 Nulls = dict[tuple[str, SitePair], Float[Tensor, " nulls"]]
 """Label of a measure, pair of sites -> the value in each rearrangement."""
@@ -68,12 +69,10 @@ def rearranged_values(
                 values |= _of_sums(of_sums, samples, group, share, nulls)
         for measure in measures:
             if isinstance(measure, SampleMeasure):
-                for pair in pairs_of(measure, comparable):
-                    row = unknown.clone()
-                    with suppress(ValueError, RuntimeError):  # the record of the value says why
-                        parts = rearrangements.of_samples(measure, x.side, y.side, pair, _as_slice(share))
-                        row[_as_slice(share)] = _of_samples(measure, *parts)
-                    values[measure.label, pair] = row
+                of_pairs = _of_samples(measure, rearrangements, x.side, y.side, pairs_of(measure, comparable), share)
+                for pair, part in of_pairs.items():
+                    row = values[measure.label, pair] = unknown.clone()
+                    row[_as_slice(share)] = part
     return _joined(gathered(values, sync), processes)
 
 
@@ -175,12 +174,35 @@ def _of_kernels(
 
 
 def _of_samples(
-    measure: SampleMeasure, x: Any, y: Any, orders: Int[Tensor, "nulls n"] | None
-) -> Float[Tensor, "*nulls"]:
-    """Return the value of a sample measure in some orders; NaN if there are none."""
-    if orders is None:
-        return torch.tensor(math.nan)
-    return measure.rearranged_values(x, y, orders).cpu().double() if len(orders) else torch.empty(0)
+    measure: SampleMeasure,
+    rearrangements: Rearrangements,
+    x: Side,
+    y: Side,
+    pairs: Sequence[SitePair],
+    share: range,
+) -> dict[SitePair, Float[Tensor, "*nulls"]]:
+    """Return the values of a sample measure in a share of the rearrangements; NaN where there are none.
+
+    A site of x is rearranged once for all of its partners, and for each alone if one of them fails.
+    """
+    values = dict.fromkeys(pairs, torch.tensor(math.nan))
+    groups: dict[str, list[tuple[SitePair, Any, Any, Tensor]]] = {}
+    for pair in pairs if share else ():
+        with suppress(ValueError, RuntimeError):  # the record of the value says why
+            first, second, orders = rearrangements.of_samples(measure, x, y, pair, _as_slice(share))
+            if orders is not None:
+                groups.setdefault(pair[0], []).append((pair, first, second, orders))
+    waiting = list(groups.values())
+    while waiting:
+        group = waiting.pop()
+        group_pairs, first, seconds, orders = zip(*group, strict=True)
+        try:
+            of_group = measure.rearranged_values(first[0], seconds, orders[0])
+        except (ValueError, RuntimeError):
+            waiting += [[member] for member in group] if len(group) > 1 else []
+        else:
+            values |= zip(group_pairs, of_group.cpu().double().unbind(1), strict=True)
+    return values
 
 
 def _as_slice(share: range) -> slice:

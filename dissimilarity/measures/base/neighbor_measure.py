@@ -1,6 +1,7 @@
 """Measures that compare the nearest neighbors of each sample."""
 
 from abc import abstractmethod
+from collections.abc import Sequence
 from typing import ClassVar
 
 import torch
@@ -99,15 +100,18 @@ class NeighborMeasure(SampleMeasure):
         """Return the lists of the rearranged samples."""
         return x.rearranged(order)
 
-    def rearranged_values(self, x: Neighbors, y: Neighbors, orders: Int[Tensor, "nulls n"]) -> Float[Tensor, " nulls"]:
+    def rearranged_values(
+        self, x: Neighbors, partners: Sequence[Neighbors], orders: Int[Tensor, "nulls n"]
+    ) -> Float[Tensor, "nulls partners"]:
         """Return the value in each rearrangement: the lists stay, and only what they are compared with moves."""
         n, lists = len(x.nearest), x.nearest[:, : self.k]
-        in_y = torch.zeros(n, n, dtype=torch.bool, device=lists.device).scatter_(1, y.nearest[:, : self.k], True)
+        places = orders.to(lists.device).argsort(1)  # where each sample of x goes
         values = []
-        for place in orders.to(lists.device).argsort(1):  # where each sample of x goes
-            common = in_y.take(place[:, None] * n + place[lists]).sum(1)
-            values.append(self.share(common).mean())
-        return torch.stack(values)
+        for y in partners:
+            in_y = torch.zeros(n, n, dtype=torch.bool, device=lists.device).scatter_(1, y.nearest[:, : self.k], True)
+            common = (in_y.take(place[:, None] * n + place[lists]).sum(1) for place in places)
+            values.append(torch.stack([self.share(counts).mean() for counts in common]))
+        return torch.stack(values, 1)
 
     def estimate(
         self, x: Neighbors, y: Neighbors, unit: Int[Tensor, " n"]

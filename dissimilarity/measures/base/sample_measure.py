@@ -1,6 +1,7 @@
 """Measures that compare samples with each other, on a bounded, seeded subsample of them."""
 
 from abc import abstractmethod
+from collections.abc import Sequence
 from typing import Any, ClassVar, cast
 
 import torch
@@ -52,9 +53,12 @@ class SampleMeasure(Measure):
     def rearrange(self, x: Any, order: Int[Tensor, " n"]) -> Any:
         """Return the prepared side of the samples x[order], for the null."""
 
-    def rearranged_values(self, x: Any, y: Any, orders: Int[Tensor, "nulls n"]) -> Float[Tensor, " nulls"]:
-        """Return the value in each of several rearrangements of the first side, for the null."""
-        return torch.stack([self.between(self.rearrange(x, order), y) for order in orders])
+    def rearranged_values(
+        self, x: Any, partners: Sequence[Any], orders: Int[Tensor, "nulls n"]
+    ) -> Float[Tensor, "nulls partners"]:
+        """Return the value in each of several rearrangements of the first side with each partner, for the null."""
+        rearranged = (self.rearrange(x, order) for order in orders)
+        return torch.stack([torch.stack([self.between(side, y) for y in partners]) for side in rearranged])
 
     def estimate(self, x: Any, y: Any, unit: Int[Tensor, " n"]) -> tuple[Float[Tensor, ""], Float[Tensor, " units"]]:
         """Return the value of two prepared sides and the influences of jackknife units on it.

@@ -3,6 +3,7 @@
 import itertools
 import math
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 from scipy import stats
 from torch import Tensor, nn
 
-from dissimilarity import CCA, CKA, AngularCKA, MutualKNN, Procrustes, compare, compare_many
+from dissimilarity import CCA, CKA, RSA, AngularCKA, MutualKNN, Procrustes, compare, compare_many
 from dissimilarity.comparison import compare as comparing
 from dissimilarity.comparison.activations import ModelActivations, read_chunks
 from dissimilarity.comparison.compare_pair import compare_pair
@@ -191,6 +192,39 @@ def test_each_site_is_prepared_once_for_the_value_and_once_for_p(monkeypatch: py
     loaders = {name: lambda model=model: model for name, model in models.items()}
     compare_many(loaders, measures=[MutualKNN(k=4)], mask=MASK, nulls=3)
     assert sorted(Counter(prepared).values()) == [5, 5]
+
+
+def related_sites() -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    generator = torch.Generator().manual_seed(0)
+    x, y = ({f"s{site}": torch.randn(16, 4, 6, generator=generator) for site in range(3)} for _ in "xy")
+    return x, {site: samples + x["s0"] for site, samples in y.items()}
+
+
+def test_a_site_is_rearranged_once_for_all_partners(monkeypatch: pytest.MonkeyPatch) -> None:
+    x, y = related_sites()
+    moved, rearrange = [], RSA.rearrange
+    monkeypatch.setattr(RSA, "rearrange", lambda *args: moved.append(args) or rearrange(*args))
+    rows = compare(x, y, measures=[RSA()], nulls=19).to_pylist()
+    assert len(moved) == 3 * 19 + 9  # and once for the error bar of each pair's null
+    alone = [compare({a: x[a]}, {b: y[b]}, measures=[RSA()], nulls=19).to_pylist()[0] for a in x for b in y]
+    for row, expected in zip(rows, alone, strict=True):
+        assert (row["null"], row["null_sd"], row["p"]) == (expected["null"], expected["null_sd"], expected["p"])
+
+
+def test_a_partner_that_fails_in_a_rearrangement_leaves_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    x, y = related_sites()
+    expected = compare(x, y, measures=[RSA()], nulls=19).to_pylist()
+    failing, of_partners = RSA().prepare(y["s1"].flatten(0, 1)), RSA.rearranged_values
+
+    def fail(measure: RSA, first: Any, partners: Sequence[Any], orders: Tensor) -> Tensor:
+        if any(torch.equal(partner.values, failing.values) for partner in partners):
+            raise ValueError("not with this one")
+        return of_partners(measure, first, partners, orders)
+
+    monkeypatch.setattr(RSA, "rearranged_values", fail)
+    for row, same in zip(compare(x, y, measures=[RSA()], nulls=19).to_pylist(), expected, strict=True):
+        assert math.isfinite(row["value"])
+        assert math.isnan(row["p"]) if row["site_b"] == "s1" else row["p"] == same["p"]
 
 
 def test_a_mask_beside_pooling_is_no_unequal_length() -> None:
